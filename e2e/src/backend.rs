@@ -1,0 +1,113 @@
+//! The demo backend as a process, and gRPC calls to it.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use echo_server::echo_client::EchoClient;
+use echo_server::{Content, Empty};
+use tonic::Status;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+
+use crate::{Signal, end, eventually, send_signal};
+
+/// A running `echo-server`.
+pub struct Backend {
+    child: Child,
+    /// The port it listens on.
+    pub port: u16,
+}
+
+impl Backend {
+    /// Starts it on this port of 127.0.0.1 and waits until it takes connections.
+    pub async fn start(port: u16) -> Self {
+        // Beside the test's own binary: target/debug/deps/TEST or target/debug/demo.
+        let here = std::env::current_exe().expect("the test has a path");
+        let binary = here
+            .ancestors()
+            .map(|folder| folder.join("echo-server"))
+            .find(|path| path.is_file())
+            .expect("echo-server is not built: run cargo build --workspace");
+        let child = Command::new(binary)
+            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("echo-server starts");
+        let backend = Self { child, port };
+        eventually("the backend takes connections", async || {
+            tokio::net::TcpStream::connect(("127.0.0.1", port))
+                .await
+                .ok()
+        })
+        .await;
+        backend
+    }
+
+    /// Turns its health status over.
+    pub fn turn_health_over(&self) {
+        send_signal(&self.child, Signal::User1);
+    }
+
+    /// Freezes it: connections are taken, nothing is answered.
+    pub fn hang(&self) {
+        send_signal(&self.child, Signal::Stop);
+    }
+
+    /// Ends [`Backend::hang`].
+    pub fn go_on(&self) {
+        send_signal(&self.child, Signal::Continue);
+    }
+
+    /// Kills it with SIGKILL.
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+    }
+
+    /// Stops it with SIGTERM, which lets calls under way end.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        send_signal_if_alive(&mut self.child);
+        end(&mut self.child);
+    }
+}
+
+/// A frozen process does not see SIGTERM until it goes on.
+fn send_signal_if_alive(child: &mut Child) {
+    if let Ok(None) = child.try_wait() {
+        send_signal(child, Signal::Continue);
+    }
+}
+
+/// A gRPC channel to an Envoy with our self-signed certificate on this port of 127.0.0.1.
+pub fn tls_channel(port: u16, certificate: &Path) -> Channel {
+    let pem = std::fs::read(certificate).expect("the certificate can be read");
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(pem))
+        .domain_name("localhost");
+    Endpoint::from_shared(format!("https://127.0.0.1:{port}"))
+        .expect("a valid address")
+        .tls_config(tls)
+        .expect("a valid certificate")
+        .timeout(Duration::from_secs(5))
+        .connect_lazy()
+}
+
+/// `yages.Echo/Ping`: the answer's text.
+pub async fn ping(channel: &Channel) -> Result<String, Status> {
+    let answer = EchoClient::new(channel.clone()).ping(Empty {}).await?;
+    Ok(answer.into_inner().text)
+}
+
+/// `yages.Echo/Reverse`: the answer's text.
+pub async fn reverse(channel: &Channel, text: &str) -> Result<String, Status> {
+    let text = text.to_owned();
+    let answer = EchoClient::new(channel.clone())
+        .reverse(Content { text })
+        .await?;
+    Ok(answer.into_inner().text)
+}

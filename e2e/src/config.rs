@@ -1,0 +1,182 @@
+//! Envoy configurations for tests, piece by piece.
+
+use serde_json::{Value, json};
+
+use crate::wasm;
+
+/// An Envoy with these listeners and clusters, its admin on this port, and the cluster
+/// `local_admin` that reaches it.
+pub fn bootstrap(admin_port: u16, listeners: Vec<Value>, mut clusters: Vec<Value>) -> Value {
+    clusters.push(cluster("local_admin", &[("127.0.0.1", admin_port)]));
+    json!({
+        "admin": {"address": address("127.0.0.1", admin_port)},
+        "node": {"id": "e2e", "cluster": "e2e"},
+        "static_resources": {"listeners": listeners, "clusters": clusters},
+    })
+}
+
+/// A listener without TLS on 127.0.0.1: this filter, and behind it an answer 418 `passed`.
+pub fn listener(port: u16, filter: Value) -> Value {
+    let passed = json!({
+        "match": {"prefix": "/"},
+        "direct_response": {"status": 418, "body": {"inline_string": "passed"}},
+    });
+    listener_with_routes(port, filter, vec![passed])
+}
+
+/// The same with other routes.
+pub fn listener_with_routes(port: u16, filter: Value, routes: Vec<Value>) -> Value {
+    json!({
+        "name": format!("listener_{port}"),
+        "address": address("127.0.0.1", port),
+        "filter_chains": [{"filters": [{
+            "name": "envoy.filters.network.http_connection_manager",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+                "stat_prefix": "e2e",
+                "http_filters": [filter, {
+                    "name": "envoy.filters.http.router",
+                    "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+                }],
+                "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
+            },
+        }]}],
+    })
+}
+
+/// Our filter, on for every route.
+pub fn healthz(config: &Value) -> Value {
+    healthz_text(&config.to_string())
+}
+
+/// The same with the configuration's text.
+pub fn healthz_text(config: &str) -> Value {
+    json!({
+        "name": "envoy-healthz",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+            "config": {
+                "failure_policy": "FAIL_RELOAD",
+                "vm_config": {
+                    "runtime": "envoy.wasm.runtime.v8",
+                    "code": {"local": {"filename": wasm()}},
+                },
+                "configuration": {
+                    "@type": "type.googleapis.com/google.protobuf.StringValue",
+                    "value": config,
+                },
+            },
+        },
+    })
+}
+
+/// The smallest configuration: `/healthz` for this cluster.
+pub fn healthz_for(cluster: &str) -> Value {
+    healthz(&json!({
+        "admin_cluster": "local_admin",
+        "endpoints": [{"path": "/healthz", "clusters": [cluster]}],
+    }))
+}
+
+/// A Lua script that does what the article's does, for this cluster: it asks the admin for
+/// `/clusters` with a timeout of 50 ms and searches the text for a healthy host.
+pub fn lua_for(cluster: &str) -> Value {
+    let script = format!(
+        r#"
+function envoy_on_request(handle)
+  if handle:headers():get(":path") ~= "/healthz" then
+    return
+  end
+  local _, text = handle:httpCall("local_admin",
+    {{[":method"] = "GET", [":path"] = "/clusters", [":authority"] = "local_admin"}}, "", 50)
+  if string.find(text, "{cluster}::%d+.%d+.%d+.%d+:%d+::health_flags::healthy") then
+    handle:respond({{[":status"] = "200"}}, "ok")
+  else
+    handle:respond({{[":status"] = "503"}}, "unavailable")
+  end
+end
+"#
+    );
+    json!({
+        "name": "envoy.filters.http.lua",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
+            "default_source_code": {"inline_string": script},
+        },
+    })
+}
+
+/// Envoy's own health_check filter for this cluster: one healthy host is enough.
+pub fn health_check_for(cluster: &str) -> Value {
+    json!({
+        "name": "envoy.filters.http.health_check",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.health_check.v3.HealthCheck",
+            "pass_through_mode": false,
+            // 0 would be met by no host at all; the smallest share stands for "one host".
+            "cluster_min_healthy_percentages": {cluster: {"value": 0.001}},
+            "headers": [{"name": ":path", "string_match": {"exact": "/healthz"}}],
+        },
+    })
+}
+
+/// A static cluster of these hosts, without health checks.
+pub fn cluster(name: &str, hosts: &[(&str, u16)]) -> Value {
+    cluster_of(
+        name,
+        hosts
+            .iter()
+            .map(|(host, port)| address(host, *port))
+            .collect(),
+    )
+}
+
+/// A static cluster of these addresses.
+pub fn cluster_of(name: &str, addresses: Vec<Value>) -> Value {
+    let endpoints = addresses
+        .into_iter()
+        .map(|address| json!({"endpoint": {"address": address}}))
+        .collect();
+    cluster_of_endpoints(name, endpoints)
+}
+
+/// A static cluster of these `lb_endpoints`.
+pub fn cluster_of_endpoints(name: &str, endpoints: Vec<Value>) -> Value {
+    json!({
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+    })
+}
+
+/// Adds quick TCP health checks to a cluster.
+pub fn with_tcp_check(mut cluster: Value) -> Value {
+    cluster["health_checks"] = json!([quick(json!({"tcp_health_check": {}}))]);
+    cluster
+}
+
+/// Adds the timing that tests use to a health check: every 100 ms, one result is enough.
+pub fn quick(mut check: Value) -> Value {
+    for (field, value) in [
+        ("timeout", json!("0.3s")),
+        ("interval", json!("0.1s")),
+        ("no_traffic_interval", json!("0.1s")),
+        ("unhealthy_threshold", json!(1)),
+        ("healthy_threshold", json!(1)),
+    ] {
+        check[field] = value;
+    }
+    check
+}
+
+/// An endpoint's address.
+pub fn address(host: &str, port: u16) -> Value {
+    json!({"socket_address": {"address": host, "port_value": port}})
+}
+
+/// The address of a unix socket, or of an abstract one with `@` before its name.
+pub fn pipe(path: &str) -> Value {
+    json!({"pipe": {"path": path}})
+}

@@ -1,0 +1,200 @@
+//! A real Envoy as a process.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::prober::{Answer, Prober};
+use crate::{end, eventually, free_port, root, wasm};
+
+/// A running Envoy; its log is printed if the test that holds it panics.
+pub struct Envoy {
+    child: Child,
+    /// Its admin, on a port of 127.0.0.1.
+    pub admin: Prober,
+    dir: TempDir,
+}
+
+/// The Envoy to test: `$ENVOY`, or the one that `make` has fetched.
+pub fn binary() -> PathBuf {
+    let path = std::env::var_os("ENVOY")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| root().join(".tools/envoy-1.40.0/envoy/_bin/envoy"));
+    assert!(path.exists(), "{path:?} is missing: run make envoy");
+    path
+}
+
+/// Its version, like `1.40.0`.
+pub fn version() -> String {
+    let output = Command::new(binary()).arg("--version").output();
+    let text = String::from_utf8(output.expect("envoy runs").stdout).expect("text");
+    let version = text.split('/').nth(1).expect("ID/VERSION/...");
+    version.to_owned()
+}
+
+impl Envoy {
+    /// Starts Envoy with this configuration and waits until its admin says that it is live.
+    pub async fn start(config: &Value, admin_port: u16) -> Self {
+        Self::start_text(&config.to_string(), admin_port, &[]).await
+    }
+
+    /// The same with the text of a configuration, and with more arguments for Envoy.
+    pub async fn start_text(config: &str, admin_port: u16, arguments: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        // JSON is YAML.
+        let path = dir.path().join("envoy.yaml");
+        fs::write(&path, config).expect("the configuration can be written");
+        let log = File::create(dir.path().join("log")).expect("the log can be made");
+        let child = Command::new(binary())
+            .arg("-c")
+            .arg(&path)
+            .args(["--disable-hot-restart", "--concurrency", "2", "-l", "info"])
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("envoy starts");
+        let mut envoy = Self {
+            child,
+            admin: Prober::http(admin_port),
+            dir,
+        };
+        eventually("Envoy is live", async || {
+            if let Ok(Some(status)) = envoy.child.try_wait() {
+                panic!("Envoy ended with {status}");
+            }
+            let ready = envoy.admin.try_get("/ready").await.ok()?;
+            (ready.status == 200).then_some(())
+        })
+        .await;
+        envoy
+    }
+
+    /// All that it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// The lines of its log that hold all of these texts.
+    pub fn logged(&self, texts: &[&str]) -> Vec<String> {
+        self.log()
+            .lines()
+            .filter(|line| texts.iter().all(|text| line.contains(text)))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// The value of a counter or gauge; 0 if there is none of this name.
+    pub async fn stat(&self, name: &str) -> u64 {
+        let stats = self.admin.get("/stats").await.body;
+        let prefix = format!("{name}: ");
+        let value = stats.lines().find_map(|line| line.strip_prefix(&prefix));
+        value.map_or(0, |value| value.parse().expect("a number"))
+    }
+
+    /// POSTs to its admin.
+    pub async fn post(&self, path: &str) -> Answer {
+        Answer::to(self.admin.request(reqwest::Method::POST, path))
+            .await
+            .expect("the admin answers")
+    }
+
+    /// The folder of its configuration and log, for files that it reads.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Envoy {
+    fn drop(&mut self) {
+        end(&mut self.child);
+        if std::thread::panicking() {
+            eprintln!("--- log of {:?}\n{}---", self.dir.path(), self.log());
+        }
+    }
+}
+
+/// What `envoy --mode validate` says of a configuration: whether it is good, and the log.
+pub fn validate(config: &str) -> (bool, String) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("envoy.yaml");
+    fs::write(&path, config).expect("the configuration can be written");
+    let output = Command::new(binary())
+        .arg("-c")
+        .arg(&path)
+        .args(["--mode", "validate", "-l", "error"])
+        .output()
+        .expect("envoy runs");
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.success(), log)
+}
+
+/// `envoy/envoy.yaml` as users copy it, moved to free ports and this machine's files.
+pub struct Shipped {
+    /// The text of the configuration.
+    pub config: String,
+    /// Where Envoy listens, with TLS.
+    pub port: u16,
+    /// Where its admin listens.
+    pub admin_port: u16,
+    /// Where it expects the backend.
+    pub backend_port: u16,
+    /// The certificate that it shows.
+    pub certificate: PathBuf,
+}
+
+impl Shipped {
+    /// Moves it to free ports.
+    pub fn on_free_ports() -> Self {
+        Self::on_ports(free_port(), free_port(), free_port())
+    }
+
+    /// Moves it to these ports.
+    pub fn on_ports(port: u16, admin_port: u16, backend_port: u16) -> Self {
+        let folder = root().join("envoy/tls");
+        let made = Command::new(root().join("envoy/make-cert.sh")).status();
+        assert!(made.is_ok_and(|status| status.success()), "make-cert.sh");
+        let mut config =
+            fs::read_to_string(root().join("envoy/envoy.yaml")).expect("envoy.yaml can be read");
+        for (from, to) in [
+            (
+                "/etc/envoy/envoy_healthz.wasm",
+                wasm().display().to_string(),
+            ),
+            ("/etc/envoy/tls", folder.display().to_string()),
+            (
+                "{address: 0.0.0.0, port_value: 8080}",
+                format!("{{address: 127.0.0.1, port_value: {port}}}"),
+            ),
+            (
+                "{address: app, port_value: 9000}",
+                format!("{{address: 127.0.0.1, port_value: {backend_port}}}"),
+            ),
+            ("port_value: 9901", format!("port_value: {admin_port}")),
+        ] {
+            assert!(config.contains(from), "envoy.yaml has no {from:?}");
+            config = config.replace(from, &to);
+        }
+        if version().starts_with("1.36.") {
+            // Envoy 1.36 does not know allow_paths.
+            let (before, rest) = config.split_once("  allow_paths:\n").expect("allow_paths");
+            let (_, after) = rest.split_once("\n\n").expect("an empty line after admin");
+            config = format!("{before}\n{after}");
+        }
+        Self {
+            config,
+            port,
+            admin_port,
+            backend_port,
+            certificate: folder.join("tls.crt"),
+        }
+    }
+
+    /// Starts Envoy with it.
+    pub async fn start(&self) -> Envoy {
+        Envoy::start_text(&self.config, self.admin_port, &[]).await
+    }
+}

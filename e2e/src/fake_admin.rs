@@ -1,0 +1,130 @@
+//! Admins that misbehave in the ways a real one could.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// What a [`FakeAdmin`] does with each request.
+#[derive(Debug, Clone)]
+pub enum Does {
+    /// Answers with this status and body.
+    Answer(u16, Vec<u8>),
+    /// Answers 200 with this body, this late.
+    Delay(Duration, Vec<u8>),
+    /// Reads the request and says nothing.
+    Hang,
+    /// Sends headers and this much of the body, then nothing.
+    HangInBody(Vec<u8>),
+    /// Promises more than this body, sends it and closes.
+    CutOff(Vec<u8>),
+    /// Sends the body one byte every 50 ms.
+    Trickle(Vec<u8>),
+    /// Closes the connection without an answer.
+    Close,
+}
+
+/// A server in the admin's place; stopped when dropped.
+pub struct FakeAdmin {
+    /// Where it listens on 127.0.0.1.
+    pub port: u16,
+    requests: Arc<AtomicUsize>,
+    server: JoinHandle<()>,
+}
+
+impl FakeAdmin {
+    /// Starts one that answers `/ready` with 200 and does this with all other requests.
+    pub async fn start(does: Does) -> Self {
+        let port = crate::free_port();
+        let listener = TcpListener::bind(("127.0.0.1", port))
+            .await
+            .expect("a free port");
+        let requests = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&requests);
+        let server = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, does.clone(), Arc::clone(&counter)));
+            }
+        });
+        Self {
+            port,
+            requests,
+            server,
+        }
+    }
+
+    /// How many requests for other pages than `/ready` it has had.
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for FakeAdmin {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn serve(mut stream: TcpStream, does: Does, requests: Arc<AtomicUsize>) {
+    while let Some(request) = read_request(&mut stream).await {
+        if request.starts_with(b"GET /ready ") {
+            let live = answer("200 OK", b"LIVE\n".len(), b"LIVE\n");
+            if stream.write_all(&live).await.is_err() {
+                return;
+            }
+            continue;
+        }
+        requests.fetch_add(1, Ordering::Relaxed);
+        let sent = match &does {
+            Does::Answer(status, body) => {
+                let whole = answer(&format!("{status} X"), body.len(), body);
+                stream.write_all(&whole).await
+            }
+            Does::Delay(time, body) => {
+                tokio::time::sleep(*time).await;
+                stream.write_all(&answer("200 OK", body.len(), body)).await
+            }
+            Does::Hang => std::future::pending().await,
+            Does::HangInBody(body) => {
+                let part = answer("200 OK", body.len() + 1, body);
+                let _ = stream.write_all(&part).await;
+                std::future::pending().await
+            }
+            Does::CutOff(body) => {
+                let part = answer("200 OK", body.len() + 1, body);
+                let _ = stream.write_all(&part).await;
+                return;
+            }
+            Does::Trickle(body) => trickle(&mut stream, body).await,
+            Does::Close => return,
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+async fn trickle(stream: &mut TcpStream, body: &[u8]) -> std::io::Result<()> {
+    stream.write_all(&answer("200 OK", body.len(), b"")).await?;
+    for byte in body {
+        stream.write_all(&[*byte]).await?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+async fn read_request(stream: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(stream.read_u8().await.ok()?);
+    }
+    Some(request)
+}
+
+fn answer(status: &str, length: usize, body: &[u8]) -> Vec<u8> {
+    let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n");
+    [head.as_bytes(), body].concat()
+}

@@ -1,0 +1,102 @@
+//! What the tests, the demo and the benchmark share: a real Envoy, a real gRPC backend, and probers.
+//!
+//! Everything listens on free ports of 127.0.0.1, waits by polling with a deadline, and is stopped
+//! when it is dropped. When a test fails, the log of each of its Envoys is printed.
+
+pub mod backend;
+pub mod config;
+pub mod envoy;
+pub mod fake_admin;
+pub mod prober;
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a test waits for what must come: far more than it takes, for CI machines are shared.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The top of the repository.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("e2e lies in the repository")
+}
+
+/// The compiled filter.
+pub fn wasm() -> PathBuf {
+    let path = root().join("dist/envoy_healthz.wasm");
+    assert!(path.exists(), "{path:?} is missing: run ./wasm-build.sh");
+    path
+}
+
+/// A port of 127.0.0.1 that nobody listens on, from below the range the kernel gives to clients.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 20_000).expect("under 20000");
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (start + step) % 20_000;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Polls until `probe` gives a value; panics with `what` when [`DEADLINE`] has passed.
+pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = probe().await {
+            return value;
+        }
+        assert!(start.elapsed() < DEADLINE, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Sends a signal to a process that we started and that has not been waited for.
+pub fn send_signal(child: &Child, signal: Signal) {
+    let name = match signal {
+        Signal::Terminate => "-TERM",
+        Signal::User1 => "-USR1",
+        Signal::Stop => "-STOP",
+        Signal::Continue => "-CONT",
+    };
+    let done = std::process::Command::new("kill")
+        .args([name, &child.id().to_string()])
+        .status();
+    assert!(done.is_ok_and(|status| status.success()), "kill {name}");
+}
+
+/// A signal that tests send.
+#[derive(Debug, Clone, Copy)]
+pub enum Signal {
+    /// SIGTERM
+    Terminate,
+    /// SIGUSR1
+    User1,
+    /// SIGSTOP
+    Stop,
+    /// SIGCONT
+    Continue,
+}
+
+/// Ends a process with SIGTERM, or SIGKILL when that has not helped after ten seconds.
+pub fn end(child: &mut Child) -> ExitStatus {
+    if let Ok(Some(status)) = child.try_wait() {
+        return status;
+    }
+    send_signal(child, Signal::Terminate);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(10) {
+        if let Ok(Some(status)) = child.try_wait() {
+            return status;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let _ = child.kill();
+    child.wait().expect("a killed child can be waited for")
+}

@@ -1,0 +1,139 @@
+//! `envoy/envoy.yaml` as users copy it: TLS, HTTP/1.1 and HTTP/2, a real gRPC backend.
+
+use e2e::backend::{Backend, ping, reverse, tls_channel};
+use e2e::envoy::{Envoy, Shipped};
+use e2e::eventually;
+use e2e::prober::{Answer, Prober};
+use reqwest::{Method, Version};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+#[tokio::test]
+async fn follows_a_backend_that_stops_and_starts() {
+    let shipped = Shipped::on_free_ports();
+    let _envoy = shipped.start().await;
+    let prober = Prober::https2(shipped.port);
+    let channel = tls_channel(shipped.port, &shipped.certificate);
+    assert_eq!(prober.wait_for(503).await.body, "unavailable");
+    for _ in 0..2 {
+        let backend = Backend::start(shipped.backend_port).await;
+        assert_eq!(prober.wait_for(200).await.body, "ok");
+        assert_eq!(ping(&channel).await.unwrap(), "pong");
+        backend.stop();
+        assert_eq!(prober.wait_for(503).await.body, "unavailable");
+    }
+}
+
+#[tokio::test]
+async fn follows_the_health_service_of_a_backend_that_goes_on_serving() {
+    let shipped = Shipped::on_free_ports();
+    let backend = Backend::start(shipped.backend_port).await;
+    let _envoy = shipped.start().await;
+    let prober = Prober::https2(shipped.port);
+    prober.wait_for(200).await;
+    backend.turn_health_over();
+    prober.wait_for(503).await;
+    backend.turn_health_over();
+    prober.wait_for(200).await;
+}
+
+#[tokio::test]
+async fn answers_each_protocol_and_method() {
+    let shipped = Shipped::on_free_ports();
+    let _backend = Backend::start(shipped.backend_port).await;
+    let _envoy = shipped.start().await;
+    for (prober, version) in [
+        (Prober::https1(shipped.port), Version::HTTP_11),
+        (Prober::https2(shipped.port), Version::HTTP_2),
+    ] {
+        prober.wait_for(200).await;
+        for path in ["/healthz", "/healthz?", "/healthz?x=1", "/healthz?verbose"] {
+            let answer = prober.get(path).await;
+            assert_eq!((answer.version, answer.status), (version, 200), "{path}");
+            assert_eq!(answer.body, "ok", "{path}");
+            let mut names: Vec<_> = answer
+                .headers
+                .iter()
+                .map(|(name, _)| name.as_str())
+                .collect();
+            names.sort_unstable();
+            let expected = [
+                "cache-control",
+                "content-length",
+                "content-type",
+                "date",
+                "server",
+            ];
+            assert_eq!(names, expected, "{path}");
+            assert_eq!(
+                answer.header("content-type"),
+                Some("text/plain; charset=utf-8")
+            );
+            assert_eq!(answer.header("cache-control"), Some("no-store"));
+        }
+
+        let head = Answer::to(prober.request(Method::HEAD, "/healthz"))
+            .await
+            .unwrap();
+        assert_eq!((head.status, head.body.as_str()), (200, ""));
+
+        for method in [
+            Method::POST,
+            Method::PUT,
+            Method::DELETE,
+            Method::OPTIONS,
+            Method::PATCH,
+        ] {
+            let answer = Answer::to(prober.request(method.clone(), "/healthz"))
+                .await
+                .unwrap();
+            assert_eq!(answer.status, 405, "{method}");
+            assert_eq!(answer.header("allow"), Some("GET, HEAD"), "{method}");
+            assert_eq!(answer.header("cache-control"), Some("no-store"), "{method}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn leaves_grpc_calls_alone() {
+    let shipped = Shipped::on_free_ports();
+    let backend = Backend::start(shipped.backend_port).await;
+    let envoy = Envoy::start_text(
+        &shipped.config,
+        shipped.admin_port,
+        &["--component-log-level", "wasm:trace"],
+    )
+    .await;
+    let prober = Prober::https2(shipped.port);
+    prober.wait_for(200).await;
+
+    // Each request that the filter sees makes a context, which this log level shows.
+    let contexts = || envoy.logged(&["proxy_on_request_headers"]).len();
+    let before = contexts();
+    prober.get("/healthz").await;
+    let seen = eventually("the probe's context is logged", async || {
+        Some(contexts()).filter(|&now| now > before)
+    })
+    .await;
+
+    let channel = tls_channel(shipped.port, &shipped.certificate);
+    assert_eq!(ping(&channel).await.unwrap(), "pong");
+    assert_eq!(reverse(&channel, "healthz").await.unwrap(), "zhtlaeh");
+    let request = HealthCheckRequest::default();
+    let mut watch = HealthClient::new(channel)
+        .watch(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let mut status = async || watch.message().await.unwrap().unwrap().status();
+    assert_eq!(status().await, ServingStatus::Serving);
+    backend.turn_health_over();
+    assert_eq!(status().await, ServingStatus::NotServing);
+    backend.turn_health_over();
+    assert_eq!(status().await, ServingStatus::Serving);
+
+    assert_eq!(contexts(), seen, "a gRPC call went through the filter");
+    prober.wait_for(200).await;
+    assert!(contexts() > seen, "the log does not show contexts any more");
+}

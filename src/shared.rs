@@ -1,0 +1,233 @@
+//! What the workers of one Envoy tell each other through proxy-wasm's shared data, as text.
+//!
+//! | record | for example | meaning |
+//! |---|---|---|
+//! | turn | `u 1795312345678` | the last one to turn `/healthz` said unhealthy, from what was asked then |
+//! | lease | `1795312345778` | nobody need renew the snapshot before then |
+//! | snapshot | `1795312345678 +`, and lines as the admin's | the latest snapshot, when it was asked for, and `/ready` |
+//!
+//! Times are milliseconds since 1970 by the wall clock, the only one that all workers share. It can
+//! be set: a time that lies further ahead than it could is void, so that a step of the clock costs a
+//! refresh and never holds anything up.
+
+use std::fmt::Write;
+
+use crate::admin::{Ready, Report};
+use crate::clusters::Parser;
+use crate::health::Health;
+
+/// What a verdict is beside the last one that any worker gave.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It differs; this record is to be written.
+    Turned {
+        /// The new record.
+        record: String,
+        /// Whether it is the first of all.
+        first: bool,
+    },
+    /// It is the same.
+    Same,
+    /// It differs, but the other rests on a younger snapshot.
+    Outdated,
+}
+
+/// Who renews the snapshot.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// Whoever gets this record written.
+    Free(String),
+    /// Somebody does; the next time comes in so many milliseconds.
+    Taken(u64),
+}
+
+/// Compares a verdict that rests on what was `asked` at a time with the record.
+pub fn turn(record: Option<&[u8]>, health: Health, asked: u64, now: u64) -> Turn {
+    let letter = match health {
+        Health::Healthy => 'h',
+        Health::Unhealthy => 'u',
+    };
+    let last = record.and_then(|record| std::str::from_utf8(record).ok()?.split_once(' '));
+    let same = last.is_some_and(|(last, _)| last.starts_with(letter));
+    let time = last.and_then(|(_, time)| time.parse().ok()).unwrap_or(0);
+    if same {
+        Turn::Same
+    } else if asked < time && time <= now {
+        Turn::Outdated
+    } else {
+        Turn::Turned {
+            record: format!("{letter} {asked}"),
+            first: last.is_none(),
+        }
+    }
+}
+
+/// Whether the snapshot is due, if it is to be renewed every `interval` milliseconds.
+pub fn lease(record: Option<&[u8]>, now: u64, interval: u64) -> Lease {
+    let due: Option<u64> = record.and_then(|record| std::str::from_utf8(record).ok()?.parse().ok());
+    match due {
+        Some(due) if due > now && due - now <= interval => Lease::Taken(due - now),
+        // A little late: the next one comes when it would have come.
+        Some(due) if due <= now && now - due < interval => {
+            Lease::Free((due + interval).to_string())
+        }
+        _ => Lease::Free((now + interval).to_string()),
+    }
+}
+
+/// Writes a snapshot that was `asked` for at this time.
+pub fn write_snapshot(report: &Report, asked: u64) -> String {
+    let ready = match &report.ready {
+        Ready::NotAsked => "-",
+        Ready::Yes => "+",
+        Ready::No(state) => state,
+    };
+    let mut text = format!("{asked} {ready}\n");
+    // Writing to a String cannot fail.
+    for cluster in report.clusters.iter().filter(|cluster| cluster.listed) {
+        let _ = writeln!(text, "{}::observability_name::", cluster.name);
+        for host in &cluster.hosts {
+            let _ = write!(text, "{}::{}::health_flags::", cluster.name, host.address);
+            let start = text.len();
+            for flag in host.flags.names() {
+                let _ = write!(text, "/{flag}");
+            }
+            text.push_str(if text.len() == start {
+                "healthy\n"
+            } else {
+                "\n"
+            });
+        }
+    }
+    text
+}
+
+/// Reads a snapshot of these clusters, and when it was asked for.
+pub fn read_snapshot(text: &[u8], names: &[String]) -> Option<(u64, Report)> {
+    let end = text.iter().position(|&byte| byte == b'\n')?;
+    let (head, lines) = text.split_at(end);
+    let (asked, ready) = std::str::from_utf8(head).ok()?.split_once(' ')?;
+    let mut parser = Parser::new(names);
+    parser.feed(lines);
+    let report = Report {
+        clusters: parser.finish().ok()?,
+        ready: match ready {
+            "-" => Ready::NotAsked,
+            "+" => Ready::Yes,
+            state => Ready::No(state.to_owned()),
+        },
+    };
+    Some((asked.parse().ok()?, report))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clusters::Cluster;
+
+    #[test]
+    fn turns() {
+        let turned = |record: &str, first| Turn::Turned {
+            record: record.to_owned(),
+            first,
+        };
+        let (healthy, unhealthy) = (Health::Healthy, Health::Unhealthy);
+        for (record, health, asked, expected) in [
+            (None, healthy, 100, turned("h 100", true)),
+            (Some("-"), unhealthy, 100, turned("u 100", true)),
+            (Some("h 90"), healthy, 100, Turn::Same),
+            (Some("h 90"), unhealthy, 100, turned("u 100", false)),
+            (Some("u 90"), healthy, 100, turned("h 100", false)),
+            (Some("u 101"), healthy, 100, Turn::Outdated),
+            (Some("u 100"), healthy, 100, turned("h 100", false)),
+            // The clock was set back: a record from the future binds nobody.
+            (Some("u 999"), healthy, 100, turned("h 100", false)),
+            (Some("u x"), healthy, 100, turned("h 100", false)),
+        ] {
+            let record = record.map(str::as_bytes);
+            assert_eq!(turn(record, health, asked, 110), expected, "{record:?}");
+        }
+    }
+
+    #[test]
+    fn leases() {
+        let free = |record: &str| Lease::Free(record.to_owned());
+        for (record, now, expected) in [
+            (None, 1000, free("1100")),
+            (Some("-"), 1000, free("1100")),
+            (Some("1060"), 1000, Lease::Taken(60)),
+            (Some("1100"), 1000, Lease::Taken(100)),
+            (Some("1000"), 1000, free("1100")),
+            (Some("990"), 1000, free("1090")),
+            (Some("900"), 1000, free("1100")),
+            (Some("1"), 1000, free("1100")),
+            // The clock was set back.
+            (Some("1101"), 1000, free("1100")),
+        ] {
+            let record = record.map(str::as_bytes);
+            assert_eq!(lease(record, now, 100), expected, "{record:?}");
+        }
+    }
+
+    proptest! {
+        /// Whatever workers look when, there are no more refreshes than intervals, and one by two of them.
+        #[test]
+        fn one_refresh_an_interval(steps in proptest::collection::vec(0..40_u64, 1..400)) {
+            let (mut now, mut record, mut refreshes, mut last) = (1_000_000, None, 0_u64, 1_000_000);
+            for step in steps {
+                now += step;
+                if let Lease::Free(next) = lease(record.as_deref().map(str::as_bytes), now, 100) {
+                    record = Some(next);
+                    refreshes += 1;
+                    last = now;
+                }
+                prop_assert!(now - last < 200);
+            }
+            prop_assert!(refreshes <= (now - 1_000_000) / 100 + 1);
+        }
+
+        /// What is written is read again.
+        #[test]
+        fn snapshots(
+            names in proptest::collection::btree_set("[a-z:]{1,6}", 1..4),
+            flags in proptest::collection::vec("healthy|/failed_active_hc|/new|/pending_active_hc/active_hc_timeout|", 0..5),
+            ready in prop_oneof![Just(Ready::NotAsked), Just(Ready::Yes), Just(Ready::No("503 DRAINING".to_owned()))],
+            asked in any::<u64>(),
+        ) {
+            let names: Vec<String> = names.into_iter().collect();
+            let mut parser = Parser::new(&names);
+            for (port, flags) in flags.iter().enumerate() {
+                parser.feed(format!("{}::127.0.0.1:{port}::health_flags::{flags}\n", names[0]).as_bytes());
+            }
+            let report = Report { clusters: parser.finish().unwrap(), ready };
+            let text = write_snapshot(&report, asked);
+            let (read_asked, read) = read_snapshot(text.as_bytes(), &names).expect("readable");
+            prop_assert_eq!(read_asked, asked);
+            prop_assert_eq!(read, report);
+        }
+
+        #[test]
+        fn any_bytes_are_no_snapshot_or_one(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Some((_, report)) = read_snapshot(&text, &["a".to_owned()]) {
+                let nothing = Cluster { name: "a".to_owned(), ..Cluster::default() };
+                prop_assert_eq!(report.clusters, [nothing]);
+            }
+        }
+    }
+
+    #[test]
+    fn cut_snapshots_are_none() {
+        assert_eq!(read_snapshot(b"", &[]), None);
+        assert_eq!(read_snapshot(b"12 +", &[]), None);
+        assert_eq!(read_snapshot(b"x +\n", &[]), None);
+        assert_eq!(
+            read_snapshot(
+                b"12 +\na::127.0.0.1:1::health_flags::heal",
+                &["a".to_owned()]
+            ),
+            None
+        );
+    }
+}
