@@ -92,6 +92,8 @@ struct Stats {
     refreshed: u32,
     refresh_failed: u32,
     turned: u32,
+    /// The memory of the machine that refreshed last, in bytes.
+    memory: u32,
     /// A gauge an endpoint, in the configuration's order.
     healthy: Vec<u32>,
 }
@@ -407,6 +409,8 @@ impl Plugin {
             Err(_) => (self.stats.refresh_failed, Health::Unhealthy),
         };
         count(counter);
+        let pages = core::arch::wasm32::memory_size::<0>() as u64;
+        let _ = hostcalls::record_metric(self.stats.memory, pages * 65536);
         let turn = self.turn("admin", health, asked);
         match (turn, outcome) {
             (Turn::Turned { .. }, Err(fault)) => {
@@ -612,6 +616,7 @@ impl Stats {
             refreshed: counter("refreshes.succeeded"),
             refresh_failed: counter("refreshes.failed"),
             turned: counter("transitions"),
+            memory: metric(MetricType::Gauge, "vm_memory_bytes"),
             healthy: config
                 .endpoints
                 .iter()

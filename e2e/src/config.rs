@@ -17,15 +17,24 @@ pub fn bootstrap(admin_port: u16, listeners: Vec<Value>, mut clusters: Vec<Value
 
 /// A listener without TLS on 127.0.0.1: this filter, and behind it an answer 418 `passed`.
 pub fn listener(port: u16, filter: Value) -> Value {
+    listener_with_filters(port, vec![filter])
+}
+
+/// The same with several filters, or none.
+pub fn listener_with_filters(port: u16, filters: Vec<Value>) -> Value {
     let passed = json!({
         "match": {"prefix": "/"},
         "direct_response": {"status": 418, "body": {"inline_string": "passed"}},
     });
-    listener_with_routes(port, filter, vec![passed])
+    listener_with_routes(port, filters, vec![passed])
 }
 
 /// The same with other routes.
-pub fn listener_with_routes(port: u16, filter: Value, routes: Vec<Value>) -> Value {
+pub fn listener_with_routes(port: u16, mut filters: Vec<Value>, routes: Vec<Value>) -> Value {
+    filters.push(json!({
+        "name": "envoy.filters.http.router",
+        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+    }));
     json!({
         "name": format!("listener_{port}"),
         "address": address("127.0.0.1", port),
@@ -34,10 +43,7 @@ pub fn listener_with_routes(port: u16, filter: Value, routes: Vec<Value>) -> Val
             "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
                 "stat_prefix": "e2e",
-                "http_filters": [filter, {
-                    "name": "envoy.filters.http.router",
-                    "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
-                }],
+                "http_filters": filters,
                 "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
             },
         }]}],
@@ -106,16 +112,15 @@ end
     })
 }
 
-/// Envoy's own health_check filter for this cluster: one healthy host is enough.
-pub fn health_check_for(cluster: &str) -> Value {
+/// Envoy's own health_check filter on this path: so many percent of this cluster's hosts.
+pub fn health_check(path: &str, cluster: &str, percent: f64) -> Value {
     json!({
         "name": "envoy.filters.http.health_check",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.health_check.v3.HealthCheck",
             "pass_through_mode": false,
-            // 0 would be met by no host at all; the smallest share stands for "one host".
-            "cluster_min_healthy_percentages": {cluster: {"value": 0.001}},
-            "headers": [{"name": ":path", "string_match": {"exact": "/healthz"}}],
+            "cluster_min_healthy_percentages": {cluster: {"value": percent}},
+            "headers": [{"name": ":path", "string_match": {"exact": path}}],
         },
     })
 }

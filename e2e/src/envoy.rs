@@ -47,11 +47,16 @@ impl Envoy {
         // JSON is YAML.
         let path = dir.path().join("envoy.yaml");
         fs::write(&path, config).expect("the configuration can be written");
+        let workers = match arguments.contains(&"--concurrency") {
+            true => &[][..],
+            false => &["--concurrency", "2"],
+        };
         let log = File::create(dir.path().join("log")).expect("the log can be made");
         let child = Command::new(binary())
             .arg("-c")
             .arg(&path)
-            .args(["--disable-hot-restart", "--concurrency", "2", "-l", "info"])
+            .args(["--disable-hot-restart", "-l", "info"])
+            .args(workers)
             .args(arguments)
             .stdout(Stdio::null())
             .stderr(log)
@@ -102,9 +107,9 @@ impl Envoy {
             .expect("the admin answers")
     }
 
-    /// The folder of its configuration and log, for files that it reads.
-    pub fn dir(&self) -> &std::path::Path {
-        self.dir.path()
+    /// Its process, for `/proc`.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 }
 
@@ -132,6 +137,26 @@ pub fn validate(config: &str) -> (bool, String) {
     (output.status.success(), log)
 }
 
+/// One of our configurations with the files of this machine in the place of the container's.
+pub fn at_home(config: String) -> String {
+    let made = Command::new(root().join("envoy/make-cert.sh")).status();
+    assert!(made.is_ok_and(|status| status.success()), "make-cert.sh");
+    let tls = root().join("envoy/tls");
+    let mut config = config
+        .replace(
+            "/etc/envoy/envoy_healthz.wasm",
+            &wasm().display().to_string(),
+        )
+        .replace("/etc/envoy/tls", &tls.display().to_string());
+    if version().starts_with("1.36.") {
+        // Envoy 1.36 does not know allow_paths.
+        let (before, rest) = config.split_once("  allow_paths:\n").expect("allow_paths");
+        let (_, after) = rest.split_once("\n\n").expect("an empty line after admin");
+        config = format!("{before}\n{after}");
+    }
+    config
+}
+
 /// `envoy/envoy.yaml` as users copy it, moved to free ports and this machine's files.
 pub struct Shipped {
     /// The text of the configuration.
@@ -154,17 +179,9 @@ impl Shipped {
 
     /// Moves it to these ports.
     pub fn on_ports(port: u16, admin_port: u16, backend_port: u16) -> Self {
-        let folder = root().join("envoy/tls");
-        let made = Command::new(root().join("envoy/make-cert.sh")).status();
-        assert!(made.is_ok_and(|status| status.success()), "make-cert.sh");
-        let mut config =
-            fs::read_to_string(root().join("envoy/envoy.yaml")).expect("envoy.yaml can be read");
+        let config = fs::read_to_string(root().join("envoy/envoy.yaml"));
+        let mut config = at_home(config.expect("envoy.yaml can be read"));
         for (from, to) in [
-            (
-                "/etc/envoy/envoy_healthz.wasm",
-                wasm().display().to_string(),
-            ),
-            ("/etc/envoy/tls", folder.display().to_string()),
             (
                 "{address: 0.0.0.0, port_value: 8080}",
                 format!("{{address: 127.0.0.1, port_value: {port}}}"),
@@ -178,18 +195,12 @@ impl Shipped {
             assert!(config.contains(from), "envoy.yaml has no {from:?}");
             config = config.replace(from, &to);
         }
-        if version().starts_with("1.36.") {
-            // Envoy 1.36 does not know allow_paths.
-            let (before, rest) = config.split_once("  allow_paths:\n").expect("allow_paths");
-            let (_, after) = rest.split_once("\n\n").expect("an empty line after admin");
-            config = format!("{before}\n{after}");
-        }
         Self {
             config,
             port,
             admin_port,
             backend_port,
-            certificate: folder.join("tls.crt"),
+            certificate: root().join("envoy/tls/tls.crt"),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Admins that misbehave in the ways a real one could.
+//! HTTP servers that misbehave: in the place of Envoy's admin, or of a host.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// What a [`FakeAdmin`] does with each request.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub enum Does {
     CutOff(Vec<u8>),
     /// Sends the body one byte every 50 ms.
     Trickle(Vec<u8>),
+    /// Answers each path with what this gives: a whole answer, headers and all.
+    Respond(fn(&str) -> String),
     /// Closes the connection without an answer.
     Close,
 }
@@ -38,15 +40,21 @@ pub struct FakeAdmin {
 impl FakeAdmin {
     /// Starts one that answers `/ready` with 200 and does this with all other requests.
     pub async fn start(does: Does) -> Self {
-        let port = crate::free_port();
+        Self::start_on(crate::free_port(), does).await
+    }
+
+    /// The same on this port.
+    pub async fn start_on(port: u16, does: Does) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port))
             .await
             .expect("a free port");
         let requests = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&requests);
         let server = tokio::spawn(async move {
+            // Dropped with this task, and the connections with it.
+            let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, does.clone(), Arc::clone(&counter)));
+                connections.spawn(serve(stream, does.clone(), Arc::clone(&counter)));
             }
         });
         Self {
@@ -99,6 +107,11 @@ async fn serve(mut stream: TcpStream, does: Does, requests: Arc<AtomicUsize>) {
                 return;
             }
             Does::Trickle(body) => trickle(&mut stream, body).await,
+            Does::Respond(respond) => {
+                let request = String::from_utf8_lossy(&request);
+                let path = request.split(' ').nth(1).unwrap_or_default();
+                stream.write_all(respond(path).as_bytes()).await
+            }
             Does::Close => return,
         };
         if sent.is_err() {

@@ -1,6 +1,9 @@
 //! The filter in a real Envoy. `../../src/lib.rs` says how these tests work.
 
 mod admin;
+mod answers;
 mod configuration;
+mod judgement;
 mod lua;
+mod operations;
 mod shipped;

@@ -1,13 +1,22 @@
 //! `envoy/envoy.yaml` as users copy it: TLS, HTTP/1.1 and HTTP/2, a real gRPC backend.
 
 use e2e::backend::{Backend, ping, reverse, tls_channel};
-use e2e::envoy::{Envoy, Shipped};
-use e2e::eventually;
+use e2e::envoy::{Envoy, Shipped, at_home, validate};
 use e2e::prober::{Answer, Prober};
+use e2e::{eventually, root};
 use reqwest::{Method, Version};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+
+#[test]
+fn the_examples_are_good() {
+    for file in ["envoy.yaml", "several-endpoints.yaml"] {
+        let config = std::fs::read_to_string(root().join("envoy").join(file)).unwrap();
+        let (good, log) = validate(&at_home(config));
+        assert!(good, "{file}: {log}");
+    }
+}
 
 #[tokio::test]
 async fn follows_a_backend_that_stops_and_starts() {

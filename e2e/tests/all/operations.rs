@@ -1,0 +1,302 @@
+//! What an operator sees and relies on: admin calls, logs and stats.
+
+use std::time::{Duration, Instant};
+
+use e2e::config::{bootstrap, cluster, healthz, listener, with_tcp_check};
+use e2e::envoy::Envoy;
+use e2e::fake_admin::{Does, FakeAdmin};
+use e2e::prober::Prober;
+use e2e::{eventually, free_port};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+
+const HEALTHY: &[u8] = b"c::127.0.0.1:9000::health_flags::healthy\n";
+
+/// An Envoy that asks this fake in the admin's place, with these fields in the configuration.
+async fn with_fake(does: Does, workers: &str, fields: Value) -> (Envoy, FakeAdmin, u16) {
+    let fake = FakeAdmin::start(does).await;
+    let (admin, port) = (free_port(), free_port());
+    let mut filter = json!({
+        "admin_cluster": "local_admin",
+        "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
+    });
+    let fields = fields.as_object().expect("fields").clone();
+    filter.as_object_mut().expect("an object").extend(fields);
+    let mut config = bootstrap(admin, vec![listener(port, healthz(&filter))], vec![]);
+    let leads_to_fake = cluster("local_admin", &[("127.0.0.1", fake.port)]);
+    config["static_resources"]["clusters"] = json!([leads_to_fake]);
+    let arguments = ["--concurrency", workers];
+    let envoy = Envoy::start_text(&config.to_string(), admin, &arguments).await;
+    (envoy, fake, port)
+}
+
+/// Probes on connections of their own, all at once.
+async fn probe_at_once(port: u16, count: usize) -> Vec<u16> {
+    let probes: Vec<_> = (0..count)
+        .map(|_| tokio::spawn(async move { Prober::http(port).get("/healthz").await.status }))
+        .collect();
+    let mut answers = Vec::new();
+    for probe in probes {
+        answers.push(probe.await.unwrap());
+    }
+    answers
+}
+
+#[tokio::test]
+async fn probes_that_come_together_share_one_call() {
+    let slow = Does::Delay(Duration::from_millis(300), HEALTHY.to_vec());
+    let fields = json!({"max_age_ms": 60000, "admin_timeout_ms": 60000});
+    let (_envoy, fake, port) = with_fake(slow, "1", fields).await;
+    assert_eq!(probe_at_once(port, 50).await, [200; 50]);
+    assert_eq!(fake.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_takes_no_answer_with_it() {
+    let slow = Does::Delay(Duration::from_millis(500), HEALTHY.to_vec());
+    let fields = json!({"max_age_ms": 60000, "admin_timeout_ms": 60000});
+    let (envoy, fake, port) = with_fake(slow, "1", fields).await;
+    let mut leavers = Vec::new();
+    for _ in 0..10 {
+        let mut leaver = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+        leaver.write_all(request).await.unwrap();
+        leavers.push(leaver);
+    }
+    let requests = "http.e2e.downstream_rq_active";
+    eventually("they wait", async || {
+        (envoy.stat(requests).await == 10).then_some(())
+    })
+    .await;
+    let stayers = tokio::spawn(probe_at_once(port, 10));
+    drop(leavers);
+    assert_eq!(stayers.await.unwrap(), [200; 10]);
+    eventually("nobody waits", async || {
+        (envoy.stat(requests).await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(fake.requests(), 1);
+    // Those who left were not counted as answered.
+    assert_eq!(envoy.stat("wasmcustom.envoy_healthz.probes.200").await, 10);
+}
+
+/// However many probes: at most one refresh a worker and `max_age_ms`, whether it succeeds or not.
+#[tokio::test]
+async fn probes_cannot_flood_the_admin() {
+    for does in [
+        Does::Answer(200, HEALTHY.to_vec()),
+        Does::Answer(500, vec![]),
+    ] {
+        let begun = Instant::now();
+        let (envoy, fake, port) = with_fake(does, "2", json!({"max_age_ms": 200})).await;
+        let flood: Vec<_> = (0..8)
+            .map(|_| {
+                tokio::spawn(async move {
+                    let prober = Prober::http(port);
+                    for _ in 0..100 {
+                        prober.get("/healthz").await;
+                    }
+                })
+            })
+            .collect();
+        for flooder in flood {
+            flooder.await.unwrap();
+        }
+        let answered = envoy.stat("wasmcustom.envoy_healthz.probes.200").await
+            + envoy.stat("wasmcustom.envoy_healthz.probes.503").await;
+        assert_eq!(answered, 800);
+        let most = 2 * (begun.elapsed().as_millis() as usize / 200 + 1);
+        assert!(
+            fake.requests() <= most,
+            "{} calls, {most} allowed",
+            fake.requests()
+        );
+    }
+}
+
+#[tokio::test]
+async fn background_refresh_is_one_for_all_workers() {
+    let begun = Instant::now();
+    let fields = json!({"max_age_ms": 60000, "refresh_interval_ms": 100});
+    let good = Does::Answer(200, HEALTHY.to_vec());
+    let (_envoy, fake, port) = with_fake(good, "8", fields).await;
+    let most = || begun.elapsed().as_millis() as usize / 100 + 1;
+    eventually("it refreshes with nobody asking", async || {
+        (fake.requests() >= 20).then_some(())
+    })
+    .await;
+    // As many workers as there are get a probe, and none of them needs a call of its own.
+    assert_eq!(probe_at_once(port, 64).await, [200; 64]);
+    let so_far = fake.requests();
+    eventually("it goes on", async || {
+        (fake.requests() >= so_far + 10).then_some(())
+    })
+    .await;
+    assert!(
+        fake.requests() <= most(),
+        "{} calls, {} allowed",
+        fake.requests(),
+        most()
+    );
+}
+
+/// Two endpoints on two workers, and a host that comes and goes.
+#[tokio::test]
+async fn logs_and_stats() {
+    let (live, port, admin) = (free_port(), free_port(), free_port());
+    let filter = healthz(&json!({
+        "admin_cluster": "local_admin", "max_age_ms": 50,
+        "endpoints": [
+            {"path": "/healthz", "clusters": ["c"]},
+            {"path": "/livez", "clusters": ["steady"]},
+        ],
+    }));
+    let clusters = vec![
+        with_tcp_check(cluster("c", &[("127.0.0.1", live)])),
+        cluster("steady", &[("127.0.0.1", live)]),
+    ];
+    let config = bootstrap(admin, vec![listener(port, filter)], clusters);
+    let envoy = Envoy::start(&config, admin).await;
+    let prober = Prober::http(port);
+
+    let mut lines = Vec::new();
+    let mut probes = [0, 0];
+    for round in 0..6 {
+        let (listener, expected) = match round % 2 {
+            0 => (None, 503),
+            _ => (
+                Some(TcpListener::bind(("127.0.0.1", live)).await.unwrap()),
+                200,
+            ),
+        };
+        let mut count = |status: u16| probes[usize::from(status == 503)] += 1;
+        eventually("the turn is seen", async || {
+            let status = prober.get("/healthz").await.status;
+            count(status);
+            (status == expected).then_some(())
+        })
+        .await;
+        // Both workers see it, by connections of their own.
+        for _ in 0..3 {
+            for status in probe_at_once(port, 20).await {
+                count(status);
+            }
+            tokio::time::sleep(Duration::from_millis(60)).await;
+        }
+        lines.push(match expected {
+            200 => "/healthz is healthy".to_owned(),
+            _ => format!("/healthz is unhealthy: c 0/1 healthy: 127.0.0.1:{live} failed_active_hc"),
+        });
+        drop(listener);
+    }
+    let logged: Vec<_> = envoy
+        .logged(&["wasm log", "envoy-healthz: /healthz "])
+        .iter()
+        .filter_map(|line| {
+            line.split_once("envoy-healthz: ")
+                .map(|(_, text)| text.to_owned())
+        })
+        .collect();
+    assert_eq!(logged, lines);
+    assert_eq!(envoy.logged(&["envoy-healthz: /livez is healthy"]).len(), 1);
+    // Seven lines in all: none for the admin, none for a probe.
+    assert_eq!(envoy.logged(&["wasm log"]).len(), 7);
+    assert_eq!(envoy.logged(&["[warning]", "is unhealthy"]).len(), 3);
+    assert_eq!(envoy.logged(&["[info]", "is healthy"]).len(), 4);
+
+    prober.get("/livez").await;
+    probes[0] += 1;
+    for _ in 0..4 {
+        let request = prober.request(Method::POST, "/healthz");
+        e2e::prober::Answer::to(request).await.unwrap();
+    }
+    let stat = async |name: &str| {
+        envoy
+            .stat(&format!("wasmcustom.envoy_healthz.{name}"))
+            .await
+    };
+    assert_eq!([stat("probes.200").await, stat("probes.503").await], probes);
+    assert_eq!(stat("probes.405").await, 4);
+    assert_eq!(stat("transitions").await, 7);
+    assert_eq!(
+        (stat("healthy./healthz").await, stat("healthy./livez").await),
+        (1, 1)
+    );
+    assert!(stat("refreshes.succeeded").await >= 6);
+    assert_eq!(stat("refreshes.failed").await, 0);
+    assert!(stat("vm_memory_bytes").await > 0);
+
+    let prometheus = envoy.admin.get("/stats/prometheus").await.body;
+    for name in [
+        "envoy_healthz_probes_200",
+        "envoy_healthz_probes_503",
+        "envoy_healthz_probes_405",
+        "envoy_healthz_refreshes_succeeded",
+        "envoy_healthz_refreshes_failed",
+        "envoy_healthz_transitions",
+        "envoy_healthz_vm_memory_bytes",
+        "envoy_healthz_healthy__healthz",
+    ] {
+        let line = format!("\n{name}{{}} ");
+        assert!(prometheus.contains(&line), "{name} is not in\n{prometheus}");
+    }
+}
+
+#[tokio::test]
+async fn an_admin_that_goes_and_comes_back_is_logged_once_each() {
+    let fields = json!({"max_age_ms": 0, "admin_timeout_ms": 1000});
+    let (envoy, fake, port) = with_fake(Does::Answer(200, HEALTHY.to_vec()), "2", fields).await;
+    let prober = Prober::http(port);
+    assert_eq!(prober.get("/healthz").await.status, 200);
+    let admin_port = fake.port;
+    drop(fake);
+    eventually("the admin is gone", async || {
+        (prober.get("/healthz").await.status == 503).then_some(())
+    })
+    .await;
+    for _ in 0..20 {
+        assert_eq!(Prober::http(port).get("/healthz").await.status, 503);
+    }
+    let _back = FakeAdmin::start_on(admin_port, Does::Answer(200, HEALTHY.to_vec())).await;
+    prober.wait_for(200).await;
+    assert_eq!(
+        envoy
+            .logged(&[
+                "[warning]",
+                "envoy-healthz: admin is of no use: /clusters answered 503"
+            ])
+            .len(),
+        1
+    );
+    assert_eq!(
+        envoy
+            .logged(&["[info]", "envoy-healthz: admin is back"])
+            .len(),
+        1
+    );
+    assert!(
+        envoy
+            .stat("wasmcustom.envoy_healthz.refreshes.failed")
+            .await
+            > 0
+    );
+    let cause = "/healthz is unhealthy: admin: /clusters answered 503";
+    assert_eq!(envoy.logged(&[cause]).len(), 1);
+}
+
+#[tokio::test]
+async fn an_unknown_flag_is_logged_once() {
+    let text =
+        b"c::127.0.0.1:1::health_flags::/brand_new\nc::127.0.0.1:2::health_flags::/brand_new\n";
+    let fields = json!({"max_age_ms": 0});
+    let (envoy, _fake, port) = with_fake(Does::Answer(200, text.to_vec()), "1", fields).await;
+    for _ in 0..10 {
+        assert_eq!(Prober::http(port).get("/healthz").await.status, 503);
+    }
+    assert_eq!(
+        envoy.logged(&["unknown health flag \"brand_new\""]).len(),
+        1
+    );
+}
