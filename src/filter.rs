@@ -37,7 +37,7 @@ proxy_wasm::main! {{
     proxy_wasm::set_root_context(|_| Box::new(Root { plugin: None }));
 }}
 
-/// How often the root looks after waiting probes.
+/// How soon the root looks after probes that wait, and counts those that were answered.
 const WATCH_PERIOD: Duration = Duration::from_millis(50);
 
 /// How much of a reply is copied into the machine at a time, in bytes.
@@ -72,7 +72,8 @@ struct Plugin {
     key: String,
     stats: Stats,
     started: Instant,
-    watching: Cell<bool>,
+    /// When the root's tick comes next, if it is on.
+    next_tick: Cell<Duration>,
     state: RefCell<State>,
 }
 
@@ -86,9 +87,9 @@ struct State {
 
 /// The ids of our metrics; Envoy shows them as `wasmcustom.envoy_healthz.…`.
 struct Stats {
-    answered_200: u32,
-    answered_503: u32,
-    answered_405: u32,
+    /// A counter a status, and what is still to be added to it: a host call a probe would show in
+    /// how many can be answered.
+    answered: [(u32, Cell<i64>); 3],
     refreshed: u32,
     refresh_failed: u32,
     turned: u32,
@@ -136,7 +137,7 @@ impl RootContext for Root {
             Ok(config) => {
                 let plugin = Plugin::new(config, &text);
                 if plugin.config.refresh_interval.is_some() {
-                    let _ = hostcalls::set_tick_period(Duration::from_millis(1));
+                    plugin.set_tick(Duration::from_millis(1), plugin.now());
                 }
                 self.plugin = Some(Rc::new(plugin));
                 true
@@ -237,7 +238,7 @@ impl Plugin {
             stats: Stats::new(&config),
             queue: hostcalls::register_shared_queue(&queue).unwrap_or(0),
             started: Instant::now(),
-            watching: Cell::new(false),
+            next_tick: Cell::new(Duration::MAX),
             state: RefCell::new(State {
                 snapshots: Snapshots::new(Timing {
                     max_age: config.max_age,
@@ -258,19 +259,19 @@ impl Plugin {
 
     /// Answers a probe, or has it wait.
     fn probe(&self, id: u32, asked: Asked) -> Option<Response> {
+        let now = self.now();
+        self.watch(now);
         if asked.1 == Wish::OtherMethod {
             return Some(Response::method_not_allowed());
         }
         let Some(mut state) = self.state() else {
             return Some(Response::plain(Health::Unhealthy));
         };
-        let now = self.now();
         self.adopt(&mut state, now);
         match state.snapshots.probe(id, asked, now) {
             Probe::Answer(asked, snapshot) => Some(self.answer(asked, &snapshot, now)),
             Probe::Wait => None,
             Probe::Ask => {
-                self.watch();
                 let _ = hostcalls::enqueue_shared_queue(self.queue, Some(b"ask"));
                 None
             }
@@ -517,15 +518,21 @@ impl Plugin {
         format!("{}/{what}", self.key)
     }
 
-    /// Turns on the tick that looks after waiting probes.
-    fn watch(&self) {
-        if !self.watching.replace(true) && self.config.refresh_interval.is_none() {
-            let _ = hostcalls::set_tick_period(WATCH_PERIOD);
+    /// Has the tick come soon.
+    fn watch(&self, now: Duration) {
+        if self.next_tick.get() > now + WATCH_PERIOD {
+            self.set_tick(WATCH_PERIOD, now);
         }
+    }
+
+    fn set_tick(&self, period: Duration, now: Duration) {
+        self.next_tick.set(now + period);
+        let _ = hostcalls::set_tick_period(period);
     }
 
     fn tick(&self) {
         let now = self.now();
+        self.stats.add_up();
         let Some(mut state) = self.state() else {
             return;
         };
@@ -541,16 +548,19 @@ impl Plugin {
         if waiting {
             self.ask();
         }
-        self.watching.set(waiting);
-        let period = match self.config.refresh_interval {
-            Some(interval) => {
-                self.refresh(interval)
-                    .min(if waiting { WATCH_PERIOD } else { interval })
+        let due = self
+            .config
+            .refresh_interval
+            .map(|interval| self.refresh(interval));
+        match due {
+            Some(due) if waiting => self.set_tick(due.min(WATCH_PERIOD), now),
+            Some(due) => self.set_tick(due, now),
+            None if waiting => self.set_tick(WATCH_PERIOD, now),
+            None => {
+                self.next_tick.set(Duration::MAX);
+                let _ = hostcalls::set_tick_period(Duration::ZERO);
             }
-            None if waiting => return,
-            None => Duration::ZERO,
-        };
-        let _ = hostcalls::set_tick_period(period);
+        }
     }
 
     /// Answers another request of this machine.
@@ -562,37 +572,24 @@ impl Plugin {
 
     /// Answers the request at hand.
     fn send(&self, response: &Response) {
-        let (counter, _) = match response {
-            Response::Http {
-                status,
-                headers,
-                body,
-            } => {
-                let counter = match status {
-                    200 => self.stats.answered_200,
-                    405 => self.stats.answered_405,
-                    _ => self.stats.answered_503,
-                };
-                let headers = headers.clone();
-                (
-                    counter,
-                    hostcalls::send_http_response(*status, headers, Some(body.as_bytes())),
-                )
-            }
-            Response::Grpc(Health::Healthy) => (
-                self.stats.answered_200,
-                hostcalls::send_grpc_response(GrpcStatusCode::Ok, None, vec![]),
-            ),
-            Response::Grpc(Health::Unhealthy) => (
-                self.stats.answered_503,
-                hostcalls::send_grpc_response(
-                    GrpcStatusCode::Unavailable,
-                    Some("unavailable"),
-                    vec![],
-                ),
-            ),
+        let status = match response {
+            Response::Http { status, .. } => *status,
+            Response::Grpc(Health::Healthy) => 200,
+            Response::Grpc(Health::Unhealthy) => 503,
         };
-        count(counter);
+        let _ = match response {
+            Response::Http { headers, body, .. } => {
+                hostcalls::send_http_response(status, headers.clone(), Some(body.as_bytes()))
+            }
+            Response::Grpc(Health::Healthy) => {
+                hostcalls::send_grpc_response(GrpcStatusCode::Ok, None, vec![])
+            }
+            Response::Grpc(Health::Unhealthy) => {
+                let message = Some("unavailable");
+                hostcalls::send_grpc_response(GrpcStatusCode::Unavailable, message, vec![])
+            }
+        };
+        self.stats.answered(status);
     }
 
     fn now(&self) -> Duration {
@@ -610,9 +607,8 @@ impl Stats {
     fn new(config: &Config) -> Self {
         let counter = |name: &str| metric(MetricType::Counter, name);
         Self {
-            answered_200: counter("probes.200"),
-            answered_503: counter("probes.503"),
-            answered_405: counter("probes.405"),
+            answered: ["probes.200", "probes.503", "probes.405"]
+                .map(|name| (counter(name), Cell::new(0))),
             refreshed: counter("refreshes.succeeded"),
             refresh_failed: counter("refreshes.failed"),
             turned: counter("transitions"),
@@ -622,6 +618,26 @@ impl Stats {
                 .iter()
                 .map(|endpoint| metric(MetricType::Gauge, &format!("healthy.{}", endpoint.path)))
                 .collect(),
+        }
+    }
+
+    fn answered(&self, status: u32) {
+        let [ok, unavailable, other] = &self.answered;
+        let (_, pending) = match status {
+            200 => ok,
+            503 => unavailable,
+            _ => other,
+        };
+        pending.set(pending.get() + 1);
+    }
+
+    /// Adds to the counters what has come since the last time.
+    fn add_up(&self) {
+        for (counter, pending) in &self.answered {
+            let count = pending.take();
+            if count > 0 {
+                let _ = hostcalls::increment_metric(*counter, count);
+            }
         }
     }
 }

@@ -87,13 +87,18 @@ pub fn healthz_for(cluster: &str) -> Value {
 /// A Lua script that does what the article's does, for this cluster: it asks the admin for
 /// `/clusters` with a timeout of 50 ms and searches the text for a healthy host.
 pub fn lua_for(cluster: &str) -> Value {
+    lua(cluster, "local_admin")
+}
+
+/// The same with this way to the admin.
+pub fn lua(cluster: &str, admin_cluster: &str) -> Value {
     let script = format!(
         r#"
 function envoy_on_request(handle)
   if handle:headers():get(":path") ~= "/healthz" then
     return
   end
-  local _, text = handle:httpCall("local_admin",
+  local _, text = handle:httpCall("{admin_cluster}",
     {{[":method"] = "GET", [":path"] = "/clusters", [":authority"] = "local_admin"}}, "", 50)
   if string.find(text, "{cluster}::%d+.%d+.%d+.%d+:%d+::health_flags::healthy") then
     handle:respond({{[":status"] = "200"}}, "ok")

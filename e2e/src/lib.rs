@@ -57,6 +57,29 @@ pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>
     }
 }
 
+/// A host that takes every connection and says nothing: enough for a TCP health check.
+pub struct TcpHost(tokio::task::JoinHandle<()>);
+
+impl TcpHost {
+    /// Starts it on this port of 127.0.0.1; it stops when it is dropped.
+    pub async fn start(port: u16) -> Self {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+            .await
+            .expect("a free port");
+        Self(tokio::spawn(async move {
+            while let Ok(connection) = listener.accept().await {
+                drop(connection);
+            }
+        }))
+    }
+}
+
+impl Drop for TcpHost {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Sends a signal to a process that we started and that has not been waited for.
 pub fn send_signal(child: &Child, signal: Signal) {
     let name = match signal {

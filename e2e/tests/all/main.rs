@@ -3,6 +3,7 @@
 mod admin;
 mod answers;
 mod configuration;
+mod flood;
 mod judgement;
 mod lua;
 mod operations;
