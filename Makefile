@@ -3,14 +3,19 @@
 ENVOY_VERSION ?= 1.40.0
 ENVOY := $(CURDIR)/.tools/envoy-$(ENVOY_VERSION)/envoy/_bin/envoy
 export ENVOY
+MUSL := $(shell uname -m)-unknown-linux-musl
+KUBERNETES_VALIDATE := 1.31.0
 
-.PHONY: help demo run test bench bench-tools lint build wasm envoy tools
+.PHONY: help demo run test dist test-compose gke test-gke gke-tools rehearsal bench bench-tools lint build wasm envoy tools
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    see /healthz follow a gRPC backend that stops and starts"
 	@echo "make run     the same left running, for your own curl and grpcurl"
 	@echo "make test    every test"
+	@echo "make test-compose  docker-compose.yml with a real Docker engine"
+	@echo "make test-gke      the manifests of envoy/gke, rendered and validated"
+	@echo "make rehearsal     two pods behind a load balancer: what each way costs"
 	@echo "make bench   the filter beside Envoy's own and the Lua script, measured"
 	@echo "make lint    formatting and clippy"
 
@@ -22,6 +27,30 @@ run: build
 
 test: build
 	cargo test --locked --workspace
+
+# The static backend and the filter, which docker-compose.yml mounts and builds from.
+dist: wasm
+	envoy/make-cert.sh
+	rustup target add $(MUSL)
+	cargo build --quiet --locked --release --package echo-server --target $(MUSL)
+	cp target/$(MUSL)/release/echo-server dist/
+
+test-compose: build dist
+	@docker info >/dev/null 2>&1 || { echo "test-compose: SKIPPED, no Docker engine answers"; exit 0; } && \
+	docker-compose build --quiet app && \
+	ENVOY_IMAGE=$$(e2e/envoy-image.sh $(ENVOY_VERSION) $(ENVOY)) && export ENVOY_IMAGE && \
+	cargo test --locked --package e2e --test compose -- --nocapture
+
+# What `kubectl apply -k envoy/gke` needs.
+gke: wasm
+	envoy/gke/prepare.sh
+
+test-gke: gke envoy gke-tools
+	PYTHONPATH=$(CURDIR)/.tools/python python3 envoy/gke/check.py $(ENVOY)
+
+# Writes docs/rehearsal.md: what each way of answering /healthz costs callers behind a load balancer.
+rehearsal: build
+	target/debug/rehearsal
 
 # Writes docs/bench.md and its plots. BENCH=--quick: a minute, and no claim about time.
 bench: build bench-tools
@@ -47,6 +76,12 @@ $(ENVOY):
 
 bench-tools:
 	@command -v wrk >/dev/null || (apt-get update -qq && apt-get install -qq -y wrk)
+
+gke-tools: .tools/python
+	@command -v kubectl >/dev/null || (apt-get update -qq && apt-get install -qq -y kubernetes-client)
+
+.tools/python:
+	python3 -m pip install --quiet --target $@ kubernetes-validate==$(KUBERNETES_VALIDATE)
 
 # What a fresh machine lacks: the wasm target, and openssl for the certificate.
 tools:

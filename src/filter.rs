@@ -46,6 +46,9 @@ const CHUNK: usize = 64 * 1024;
 /// How many flags that nobody knows are logged, once each.
 const STRANGERS_LOGGED: usize = 16;
 
+/// How often a worker that finds nothing new looks whether another one has.
+const COMPARE_PERIOD: Duration = Duration::from_secs(1);
+
 /// How often a record is tried to be written against other workers that write it too.
 const TRIES: usize = 8;
 
@@ -71,6 +74,9 @@ struct Plugin {
     /// What the keys of this configuration's shared data begin with.
     key: String,
     stats: Stats,
+    admin: Topic,
+    /// In the configuration's order.
+    endpoints: Vec<Topic>,
     started: Instant,
     /// When the root's tick comes next, if it is on.
     next_tick: Cell<Duration>,
@@ -85,18 +91,30 @@ struct State {
     looked: Duration,
 }
 
-/// The ids of our metrics; Envoy shows them as `wasmcustom.envoy_healthz.…`.
+/// Our metrics; Envoy shows them as `wasmcustom.envoy_healthz.…`.
 struct Stats {
-    /// A counter a status, and what is still to be added to it: a host call a probe would show in
-    /// how many can be answered.
-    answered: [(u32, Cell<i64>); 3],
-    refreshed: u32,
-    refresh_failed: u32,
-    turned: u32,
-    /// The memory of the machine that refreshed last, in bytes.
+    answered_200: Counter,
+    answered_503: Counter,
+    answered_405: Counter,
+    refreshed: Counter,
+    refresh_failed: Counter,
+    turned: Counter,
+    /// A gauge: the memory of the machine that counted last, in bytes.
     memory: u32,
-    /// A gauge an endpoint, in the configuration's order.
-    healthy: Vec<u32>,
+}
+
+/// A counter's id, and what is still to be added to it: a host call for each probe would show in how
+/// many probes can be answered.
+struct Counter(u32, Cell<i64>);
+
+/// Something whose turns are logged once for all workers: an endpoint's health, or the admin's.
+struct Topic {
+    /// Of its record in shared data.
+    key: String,
+    /// A gauge: 1 healthy, 0 not.
+    gauge: u32,
+    /// What this worker found last, and when it compared that with the record.
+    seen: Cell<Option<(Health, Duration)>>,
 }
 
 /// What a probe asked: the endpoint's place in the configuration, and the form of the answer.
@@ -234,8 +252,14 @@ impl Plugin {
         Self {
             clusters_path: admin::clusters_path(&names),
             names,
+            admin: Topic::new(&key, "admin"),
+            endpoints: config
+                .endpoints
+                .iter()
+                .map(|endpoint| Topic::new(&key, &endpoint.path))
+                .collect(),
             key,
-            stats: Stats::new(&config),
+            stats: Stats::new(),
             queue: hostcalls::register_shared_queue(&queue).unwrap_or(0),
             started: Instant::now(),
             next_tick: Cell::new(Duration::MAX),
@@ -406,14 +430,11 @@ impl Plugin {
     /// Counts a refresh, and logs when the admin stops or begins again to be of use.
     fn admin_turned(&self, outcome: &Result<Report, Fault>, asked: u64) {
         let (counter, health) = match outcome {
-            Ok(_) => (self.stats.refreshed, Health::Healthy),
-            Err(_) => (self.stats.refresh_failed, Health::Unhealthy),
+            Ok(_) => (&self.stats.refreshed, Health::Healthy),
+            Err(_) => (&self.stats.refresh_failed, Health::Unhealthy),
         };
-        count(counter);
-        let pages = core::arch::wasm32::memory_size::<0>() as u64;
-        let _ = hostcalls::record_metric(self.stats.memory, pages * 65536);
-        let turn = self.turn("admin", health, asked);
-        match (turn, outcome) {
+        counter.count();
+        match (self.turn(&self.admin, health, asked), outcome) {
             (Turn::Turned { .. }, Err(fault)) => {
                 warn!("envoy-healthz: admin is of no use: {fault}")
             }
@@ -422,49 +443,39 @@ impl Plugin {
         }
     }
 
-    /// Logs and counts each endpoint whose health has turned, and sets its gauge.
+    /// Logs and counts each endpoint whose health has turned.
     fn endpoints_turned(&self, snapshot: &Snapshot<Report, Fault>, asked: u64) {
-        for (endpoint, gauge) in self.config.endpoints.iter().zip(&self.stats.healthy) {
+        for (endpoint, topic) in self.config.endpoints.iter().zip(&self.endpoints) {
             let verdict = judge(endpoint, &snapshot.outcome);
-            let path = &endpoint.path;
-            match self.turn(path, verdict.health, asked) {
-                Turn::Outdated => continue,
-                Turn::Same => {}
-                Turn::Turned { .. } => {
-                    count(self.stats.turned);
-                    match verdict.health {
-                        Health::Healthy => info!("envoy-healthz: {path} is healthy"),
-                        Health::Unhealthy => {
-                            warn!("envoy-healthz: {path} is unhealthy: {}", verdict.cause());
-                        }
+            if let Turn::Turned { .. } = self.turn(topic, verdict.health, asked) {
+                self.stats.turned.count();
+                let path = &endpoint.path;
+                match verdict.health {
+                    Health::Healthy => info!("envoy-healthz: {path} is healthy"),
+                    Health::Unhealthy => {
+                        warn!("envoy-healthz: {path} is unhealthy: {}", verdict.cause());
                     }
                 }
             }
-            let _ = hostcalls::record_metric(*gauge, u64::from(verdict.health == Health::Healthy));
         }
     }
 
     /// Compares a verdict with the last one of any worker; of several that differ at once, one wins.
-    fn turn(&self, what: &str, health: Health, asked: u64) -> Turn {
-        let key = self.key_of(what);
-        for _ in 0..TRIES {
-            let Ok((last, cas)) = hostcalls::get_shared_data(&key) else {
-                return Turn::Same;
-            };
-            let Some(cas) = cas else {
-                // A value must be there for the compare-and-swap to have something to compare.
-                let _ = hostcalls::set_shared_data(&key, Some(b"-"), None);
-                continue;
-            };
-            let turn = shared::turn(last.as_deref(), health, asked, wall_clock());
-            let Turn::Turned { record, .. } = &turn else {
-                return turn;
-            };
-            if hostcalls::set_shared_data(&key, Some(record.as_bytes()), Some(cas)).is_ok() {
-                return turn;
-            }
+    /// While nothing turns, the record is looked at only now and then.
+    fn turn(&self, topic: &Topic, health: Health, asked: u64) -> Turn {
+        let now = self.now();
+        if let Some((seen, compared)) = topic.seen.get()
+            && seen == health
+            && now.saturating_sub(compared) < COMPARE_PERIOD
+        {
+            return Turn::Same;
         }
-        Turn::Same
+        let turn = compare(&topic.key, health, asked);
+        if turn != Turn::Outdated {
+            topic.seen.set(Some((health, now)));
+            let _ = hostcalls::record_metric(topic.gauge, u64::from(health == Health::Healthy));
+        }
+        turn
     }
 
     /// With a background refresh: takes the snapshot that some worker has shared, if ours is old.
@@ -589,7 +600,11 @@ impl Plugin {
                 hostcalls::send_grpc_response(GrpcStatusCode::Unavailable, message, vec![])
             }
         };
-        self.stats.answered(status);
+        match status {
+            200 => self.stats.answered_200.count(),
+            503 => self.stats.answered_503.count(),
+            _ => self.stats.answered_405.count(),
+        }
     }
 
     fn now(&self) -> Duration {
@@ -604,40 +619,51 @@ impl Plugin {
 }
 
 impl Stats {
-    fn new(config: &Config) -> Self {
-        let counter = |name: &str| metric(MetricType::Counter, name);
+    fn new() -> Self {
+        let counter = |name: &str| Counter(metric(MetricType::Counter, name), Cell::new(0));
         Self {
-            answered: ["probes.200", "probes.503", "probes.405"]
-                .map(|name| (counter(name), Cell::new(0))),
+            answered_200: counter("probes.200"),
+            answered_503: counter("probes.503"),
+            answered_405: counter("probes.405"),
             refreshed: counter("refreshes.succeeded"),
             refresh_failed: counter("refreshes.failed"),
             turned: counter("transitions"),
             memory: metric(MetricType::Gauge, "vm_memory_bytes"),
-            healthy: config
-                .endpoints
-                .iter()
-                .map(|endpoint| metric(MetricType::Gauge, &format!("healthy.{}", endpoint.path)))
-                .collect(),
         }
-    }
-
-    fn answered(&self, status: u32) {
-        let [ok, unavailable, other] = &self.answered;
-        let (_, pending) = match status {
-            200 => ok,
-            503 => unavailable,
-            _ => other,
-        };
-        pending.set(pending.get() + 1);
     }
 
     /// Adds to the counters what has come since the last time.
     fn add_up(&self) {
-        for (counter, pending) in &self.answered {
+        for Counter(id, pending) in [
+            &self.answered_200,
+            &self.answered_503,
+            &self.answered_405,
+            &self.refreshed,
+            &self.refresh_failed,
+            &self.turned,
+        ] {
             let count = pending.take();
             if count > 0 {
-                let _ = hostcalls::increment_metric(*counter, count);
+                let _ = hostcalls::increment_metric(*id, count);
             }
+        }
+        let pages = core::arch::wasm32::memory_size::<0>() as u64;
+        let _ = hostcalls::record_metric(self.memory, pages * 65536);
+    }
+}
+
+impl Counter {
+    fn count(&self) {
+        self.1.set(self.1.get() + 1);
+    }
+}
+
+impl Topic {
+    fn new(key: &str, what: &str) -> Self {
+        Self {
+            key: format!("{key}/{what}"),
+            gauge: metric(MetricType::Gauge, &format!("healthy.{what}")),
+            seen: Cell::new(None),
         }
     }
 }
@@ -721,6 +747,24 @@ fn wall_clock() -> u64 {
     })
 }
 
-fn count(counter: u32) {
-    let _ = hostcalls::increment_metric(counter, 1);
+/// Compares a verdict with its record, and writes the record anew if it is this worker that turns it.
+fn compare(key: &str, health: Health, asked: u64) -> Turn {
+    for _ in 0..TRIES {
+        let Ok((last, cas)) = hostcalls::get_shared_data(key) else {
+            return Turn::Same;
+        };
+        let Some(cas) = cas else {
+            // A value must be there for the compare-and-swap to have something to compare.
+            let _ = hostcalls::set_shared_data(key, Some(b"-"), None);
+            continue;
+        };
+        let turn = shared::turn(last.as_deref(), health, asked, wall_clock());
+        let Turn::Turned { record, .. } = &turn else {
+            return turn;
+        };
+        if hostcalls::set_shared_data(key, Some(record.as_bytes()), Some(cas)).is_ok() {
+            return turn;
+        }
+    }
+    Turn::Same
 }

@@ -31,7 +31,10 @@ pub fn binary() -> PathBuf {
 pub fn version() -> String {
     let output = Command::new(binary()).arg("--version").output();
     let text = String::from_utf8(output.expect("envoy runs").stdout).expect("text");
-    let version = text.split('/').nth(1).expect("ID/VERSION/...");
+    let (_, version) = text
+        .split_once("version: ")
+        .expect("version: ID/VERSION/...");
+    let version = version.split('/').nth(1).expect("ID/VERSION/...");
     version.to_owned()
 }
 
@@ -105,6 +108,12 @@ impl Envoy {
         Answer::to(self.admin.request(reqwest::Method::POST, path))
             .await
             .expect("the admin answers")
+    }
+
+    /// Ends it at once, whatever it is busy with.
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// Its process, for `/proc`.

@@ -8,6 +8,7 @@ pub mod config;
 pub mod envoy;
 pub mod fake_admin;
 pub mod prober;
+pub mod rehearsal;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,9 @@ use std::time::{Duration, Instant};
 
 /// How long a test waits for what must come: far more than it takes, for CI machines are shared.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long after a change calls may still meet what it leaves behind.
+pub const SETTLED: Duration = Duration::from_secs(2);
 
 /// The top of the repository.
 pub fn root() -> &'static Path {

@@ -510,6 +510,19 @@ async fn draining_and_back() {
     pair.check("up", 200, 200, None).await;
 }
 
+/// The built-in filter counts with gauges, which a stats_matcher takes away.
+#[tokio::test]
+async fn without_stats() {
+    let (_live, live) = tcp().await;
+    let pair = Pair::start(vec![one_of("up")], |config| {
+        clusters(vec![cluster("up", &[("127.0.0.1", live)])])(config);
+        config["stats_config"] = json!({"stats_matcher": {"reject_all": true}});
+    })
+    .await;
+    let why = "stats: the built-in filter counts with gauges that can be switched off";
+    pair.check("up", 200, 503, Some(why)).await;
+}
+
 /// The differences that have nothing to do with a cluster's state.
 #[tokio::test]
 async fn requests() {

@@ -2,9 +2,11 @@
 
 mod admin;
 mod answers;
+mod clients;
 mod configuration;
 mod flood;
 mod judgement;
 mod lua;
 mod operations;
+mod rehearsal;
 mod shipped;

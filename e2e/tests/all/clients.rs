@@ -1,0 +1,142 @@
+//! Clients that are slow, rude or hostile: what they get, and that nobody else notices.
+
+use std::time::Duration;
+
+use e2e::config::{bootstrap, cluster, healthz_for, listener};
+use e2e::envoy::Envoy;
+use e2e::free_port;
+use e2e::prober::Prober;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// What a client gets to see first.
+const OK: &str = "HTTP/1.1 200 OK";
+const PASSED: &str = "HTTP/1.1 418 ";
+const TOO_LARGE: &str = "HTTP/1.1 431 ";
+const BAD: &str = "HTTP/1.1 400 ";
+
+async fn start() -> (Envoy, u16) {
+    let (admin, port) = (free_port(), free_port());
+    let listeners = vec![listener(port, healthz_for("up"))];
+    let clusters = vec![cluster("up", &[("127.0.0.1", 1)])];
+    let envoy = Envoy::start(&bootstrap(admin, listeners, clusters), admin).await;
+    (envoy, port)
+}
+
+/// Sends these bytes and reads the beginning of the answer.
+async fn ask(port: u16, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut answer = vec![0; 64];
+    let read = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut answer)).await;
+    answer.truncate(read.expect("an answer in time").unwrap_or(0));
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn odd_requests() {
+    let (_envoy, port) = start().await;
+    let get = |path: &str, headers: &str| {
+        format!("GET {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\n").into_bytes()
+    };
+    let many = |count: usize| {
+        (0..count)
+            .map(|index| format!("x-{index}: y\r\n"))
+            .collect::<String>()
+    };
+    let rows: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("plain", get("/healthz", ""), OK),
+        ("a slash behind", get("/healthz/", ""), PASSED),
+        ("a slash before", get("//healthz", ""), PASSED),
+        ("dots", get("/healthz/../x", ""), PASSED),
+        ("dots that lead here", get("/x/../healthz", ""), PASSED),
+        ("percent-encoded", get("/%68ealthz", ""), PASSED),
+        ("upper case", get("/HEALTHZ", ""), PASSED),
+        ("a parameter of the path", get("/healthz;x=1", ""), PASSED),
+        ("a whole URL", get("http://x/healthz", ""), OK),
+        (
+            "a query of 50 KB",
+            get(&format!("/healthz?{}", "x".repeat(50_000)), ""),
+            OK,
+        ),
+        (
+            "a path of 60 KB",
+            get(&format!("/{}", "x".repeat(61_440)), ""),
+            TOO_LARGE,
+        ),
+        ("90 headers", get("/healthz", &many(90)), OK),
+        ("200 headers", get("/healthz", &many(200)), TOO_LARGE),
+        (
+            "0xff in a header",
+            b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-bad: \xff\xfe\r\n\r\n".to_vec(),
+            OK,
+        ),
+        (
+            "0xff in accept",
+            b"GET /healthz HTTP/1.1\r\nhost: x\r\naccept: \xff\r\n\r\n".to_vec(),
+            OK,
+        ),
+        (
+            "0xff in the query",
+            b"GET /healthz?\xff HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(),
+            BAD,
+        ),
+        (
+            "0xff in the path",
+            b"GET /health\xff HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(),
+            BAD,
+        ),
+        ("no host", b"GET /healthz HTTP/1.1\r\n\r\n".to_vec(), BAD),
+        (
+            "an IPv6 host",
+            b"GET /healthz HTTP/1.1\r\nhost: [::1]:1\r\n\r\n".to_vec(),
+            OK,
+        ),
+        (
+            "a promised body",
+            get("/healthz", "content-length: 1000000\r\n"),
+            OK,
+        ),
+    ];
+    for (case, request, expected) in rows {
+        let answer = ask(port, &request).await;
+        assert!(answer.starts_with(expected), "{case}: {answer}");
+        let next = Prober::http(port).get("/healthz").await.status;
+        assert_eq!(next, 200, "after {case}");
+    }
+}
+
+#[tokio::test]
+async fn rude_clients() {
+    let (envoy, port) = start().await;
+    let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+
+    // Leaves without a word, two hundred times.
+    for _ in 0..200 {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        stream.write_all(request).await.unwrap();
+    }
+    // One byte at a time.
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    for byte in request {
+        stream.write_all(&[*byte]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut answer = [0; OK.len()];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, OK.as_bytes());
+    // Half-closes: Envoy takes that for the end of the connection, with or without an answer.
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    let end = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer));
+    let _ = end.await.expect("the connection ends");
+
+    assert_eq!(Prober::http(port).get("/healthz").await.status, 200);
+    e2e::eventually("nobody is left waiting", async || {
+        (envoy.stat("http.e2e.downstream_rq_active").await == 0).then_some(())
+    })
+    .await;
+}

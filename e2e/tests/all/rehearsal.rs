@@ -1,0 +1,53 @@
+//! A load balancer in front of two pods with this filter.
+
+use e2e::rehearsal::{Answers, Course, Event, play};
+
+/// The balancer took the right pod out and back in, and the other one stayed.
+fn check_pool(course: &Course, event: Event) {
+    assert!(
+        course.out_after.is_some(),
+        "{event:?}: the pod was not taken out"
+    );
+    assert!(
+        course.in_after.is_some(),
+        "{event:?}: the pod was not taken back in"
+    );
+    assert!(
+        course.pool.iter().all(|(_, pods)| pods[1]),
+        "{event:?}: the other pod was taken out"
+    );
+    let last = course.pool.last().map(|(_, pods)| *pods);
+    assert_eq!(last, Some([true, true]), "{event:?}");
+    // Calls go on: well before the event, and well after the recovery, all succeed.
+    let settled = course.marks[1] + course.in_after.unwrap_or_default() + e2e::SETTLED;
+    for (time, good) in &course.calls {
+        assert!(
+            *good || (*time >= course.marks[0] && *time <= settled),
+            "{event:?}: {time:?}"
+        );
+    }
+    println!(
+        "{event:?}: out after {:?}, in after {:?}, {} of {} calls failed",
+        course.out_after,
+        course.in_after,
+        course.failed(),
+        course.calls.len()
+    );
+}
+
+#[tokio::test]
+async fn a_killed_backend_is_taken_out_and_back_in() {
+    check_pool(&play(Answers::Filter, Event::Kill).await, Event::Kill);
+}
+
+#[tokio::test]
+async fn a_hung_backend_is_taken_out_and_back_in() {
+    check_pool(&play(Answers::Filter, Event::Hang).await, Event::Hang);
+}
+
+#[tokio::test]
+async fn a_drained_pod_costs_no_call() {
+    let course = play(Answers::Filter, Event::Drain).await;
+    check_pool(&course, Event::Drain);
+    assert_eq!(course.failed(), 0);
+}

@@ -1,0 +1,111 @@
+//! `make test-compose`: `docker-compose.yml` with a real Docker engine.
+//!
+//! `ENVOY_IMAGE` and `APP_IMAGE` say which images; the composition is always torn down.
+
+use std::process::Command;
+
+use e2e::backend::{ping, tls_channel};
+use e2e::prober::Prober;
+use e2e::{eventually, free_port, root};
+use tonic::transport::Channel;
+
+struct Composition {
+    project: String,
+    port: u16,
+}
+
+impl Composition {
+    fn up() -> Self {
+        let port = free_port();
+        let composition = Self {
+            project: format!("envoyhealthz{}", std::process::id()),
+            port,
+        };
+        composition.compose(&["up", "-d", "--no-build"]);
+        composition
+    }
+
+    fn compose(&self, arguments: &[&str]) -> String {
+        let output = Command::new("docker-compose")
+            .current_dir(root())
+            .env("PORT", self.port.to_string())
+            .args(["-p", &self.project])
+            .args(arguments)
+            .output()
+            .expect("docker-compose runs");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "docker-compose {arguments:?}: {error}"
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn docker(&self, arguments: &[&str]) -> String {
+        let output = Command::new("docker")
+            .args(arguments)
+            .output()
+            .expect("docker runs");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "docker {arguments:?}: {error}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    fn container(&self, service: &str) -> String {
+        self.compose(&["ps", "-q", service]).trim().to_owned()
+    }
+}
+
+impl Drop for Composition {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.compose(&["logs", "--no-color", "--tail", "100"]));
+        }
+        self.compose(&["down", "--timeout", "1", "--volumes"]);
+    }
+}
+
+async fn healthy(prober: &Prober, channel: &Channel) {
+    let answer = prober.wait_for(200).await;
+    assert_eq!(answer.version, reqwest::Version::HTTP_2);
+    assert_eq!(ping(channel).await.expect("a gRPC call"), "pong");
+}
+
+#[tokio::test]
+async fn follows_each_way_in_which_the_backend_goes_and_comes_back() {
+    let composition = Composition::up();
+    let prober = Prober::https2(composition.port);
+    let channel = tls_channel(composition.port, &root().join("envoy/tls/tls.crt"));
+    let app = composition.container("app");
+    let network = format!("{}_default", composition.project);
+    healthy(&prober, &channel).await;
+
+    let disconnect = ["network", "disconnect", &network, &app];
+    let connect = ["network", "connect", "--alias", "app", &network, &app];
+    for (how, down, up) in [
+        ("stop", &["stop", "-t", "1", &app][..], &["start", &app][..]),
+        ("kill", &["kill", &app], &["start", &app]),
+        ("pause", &["pause", &app], &["unpause", &app]),
+        ("disconnect", &disconnect, &connect),
+    ] {
+        composition.docker(down);
+        prober.wait_for(503).await;
+        composition.docker(up);
+        healthy(&prober, &channel).await;
+        println!("{how}: 503, and 200 with a gRPC call when it is back");
+    }
+
+    let envoy = composition.container("envoy");
+    eventually("Envoy's container is healthy", async || {
+        let health = ["inspect", "-f", "{{.State.Health.Status}}", &envoy];
+        (composition.docker(&health) == "healthy").then_some(())
+    })
+    .await;
+    let inspect = [
+        "inspect",
+        "-f",
+        "{{.Config.User}} {{.HostConfig.ReadonlyRootfs}}",
+        &envoy,
+    ];
+    assert_eq!(composition.docker(&inspect), "101:101 true");
+}

@@ -1,0 +1,23 @@
+//! Any bytes are a configuration within its bounds, or an error of one line.
+#![no_main]
+
+use envoy_healthz::admin::clusters_path;
+use envoy_healthz::config::Config;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &[u8]| {
+    match Config::parse(text) {
+        Ok(config) => {
+            assert!(!config.admin_cluster.is_empty());
+            assert!((1..=32).contains(&config.endpoints.len()));
+            assert!(config.refresh_interval.is_none_or(|interval| interval <= config.max_age));
+            for endpoint in &config.endpoints {
+                assert!(endpoint.path.starts_with('/'));
+                assert!((1..=64).contains(&endpoint.clusters.len()));
+            }
+            let path = clusters_path(&config.cluster_names());
+            assert!(path.len() < 60 * 1024 && path.is_ascii());
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+});
