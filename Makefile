@@ -6,7 +6,7 @@ export ENVOY
 MUSL := $(shell uname -m)-unknown-linux-musl
 KUBERNETES_VALIDATE := 1.31.0
 
-.PHONY: help demo run test dist test-compose gke test-gke gke-tools rehearsal bench bench-tools lint build wasm envoy tools
+.PHONY: help demo run test dist test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz fuzz-tools rehearsal bench bench-tools lint build wasm envoy tools
 .DEFAULT_GOAL := help
 
 help:
@@ -47,6 +47,39 @@ gke: wasm
 
 test-gke: gke envoy gke-tools
 	PYTHONPATH=$(CURDIR)/.tools/python python3 envoy/gke/check.py $(ENVOY)
+
+# The e2e suite on each Envoy that has a wasm runtime; `make test` runs it on $(ENVOY_VERSION).
+MATRIX := 1.36.4 1.37.0 1.39.3
+
+test-matrix: build
+	@for version in $(MATRIX); do \
+	  $(MAKE) --no-print-directory ENVOY_VERSION=$$version envoy test-e2e || exit 1; \
+	done
+
+test-e2e:
+	@echo "test-e2e: Envoy $(ENVOY_VERSION)"
+	cargo test --locked --package e2e --test all
+
+# A while of each fuzz target, with the nightly at hand.
+FUZZ_SECONDS := 30
+
+fuzz: fuzz-tools
+	cd fuzz && for target in clusters config snapshot; do \
+	  mkdir -p corpus/$$target && \
+	  cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -print_final_stats=1 || exit 1; \
+	done
+
+fuzz-tools:
+	@cargo +nightly --version >/dev/null || { echo "fuzz: needs a nightly toolchain"; exit 1; }
+	@command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
+
+# The same sources in another folder give the same bytes.
+test-reproducible: wasm
+	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && \
+	git ls-files -z | xargs -0 cp --parents -t "$$copy" && \
+	"$$copy/wasm-build.sh" >/dev/null && \
+	cmp dist/envoy_healthz.wasm "$$copy/dist/envoy_healthz.wasm" && \
+	echo "built twice, in two folders: the same bytes" && sha256sum dist/envoy_healthz.wasm
 
 # Writes docs/rehearsal.md: what each way of answering /healthz costs callers behind a load balancer.
 rehearsal: build

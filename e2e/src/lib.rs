@@ -36,6 +36,13 @@ pub fn wasm() -> PathBuf {
     path
 }
 
+/// Writes a file that Envoy watches: whole, by a move.
+pub fn replace_file(path: &Path, content: &serde_json::Value) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, content.to_string()).expect("the file can be written");
+    std::fs::rename(new, path).expect("the file can be moved");
+}
+
 /// A port of 127.0.0.1 that nobody listens on, from below the range the kernel gives to clients.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);

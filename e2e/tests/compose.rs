@@ -12,16 +12,19 @@ use tonic::transport::Channel;
 struct Composition {
     project: String,
     port: u16,
+    /// Of the load balancer, if it is up.
+    balancer: u16,
 }
 
 impl Composition {
-    fn up() -> Self {
-        let port = free_port();
+    /// Brings it up, with these options of docker-compose.
+    fn up(name: &str, options: &[&str]) -> Self {
         let composition = Self {
-            project: format!("envoyhealthz{}", std::process::id()),
-            port,
+            project: format!("envoyhealthz{name}{}", std::process::id()),
+            port: free_port(),
+            balancer: free_port(),
         };
-        composition.compose(&["up", "-d", "--no-build"]);
+        composition.compose(&[options, &["up", "-d", "--no-build"]].concat());
         composition
     }
 
@@ -29,6 +32,7 @@ impl Composition {
         let output = Command::new("docker-compose")
             .current_dir(root())
             .env("PORT", self.port.to_string())
+            .env("BALANCER_PORT", self.balancer.to_string())
             .args(["-p", &self.project])
             .args(arguments)
             .output()
@@ -61,7 +65,15 @@ impl Drop for Composition {
         if std::thread::panicking() {
             eprintln!("{}", self.compose(&["logs", "--no-color", "--tail", "100"]));
         }
-        self.compose(&["down", "--timeout", "1", "--volumes"]);
+        let all = [
+            "--profile",
+            "balancer",
+            "down",
+            "--timeout",
+            "1",
+            "--volumes",
+        ];
+        self.compose(&all);
     }
 }
 
@@ -73,7 +85,7 @@ async fn healthy(prober: &Prober, channel: &Channel) {
 
 #[tokio::test]
 async fn follows_each_way_in_which_the_backend_goes_and_comes_back() {
-    let composition = Composition::up();
+    let composition = Composition::up("pair", &[]);
     let prober = Prober::https2(composition.port);
     let channel = tls_channel(composition.port, &root().join("envoy/tls/tls.crt"));
     let app = composition.container("app");
@@ -108,4 +120,30 @@ async fn follows_each_way_in_which_the_backend_goes_and_comes_back() {
         &envoy,
     ];
     assert_eq!(composition.docker(&inspect), "101:101 true");
+}
+
+/// The profile with a load balancer before two pods: calls go on when one of them has no backend.
+#[tokio::test]
+async fn the_balancer_takes_a_pod_out_and_back_in() {
+    let composition = Composition::up("balancer", &["--profile", "balancer"]);
+    let balancer = format!("http://127.0.0.1:{}", composition.balancer);
+    let channel = Channel::from_shared(balancer)
+        .expect("a valid address")
+        .connect_lazy();
+    // The round robin meets both pods.
+    let all_answer = async || {
+        for _ in 0..10 {
+            ping(&channel).await.ok()?;
+        }
+        Some(())
+    };
+    eventually("both pods answer", all_answer).await;
+    let prober = Prober::https2(composition.port);
+    for command in ["stop", "start"] {
+        composition.docker(&[command, &composition.container("app")]);
+        prober
+            .wait_for(if command == "stop" { 503 } else { 200 })
+            .await;
+        eventually("calls go on", all_answer).await;
+    }
 }

@@ -109,6 +109,7 @@ async fn main() -> ExitCode {
 
     let mut claims = claims(&series, &traffic);
     claims.push(background);
+    claims.push(measure_memory(&plan).await);
     claims.extend(delay_claim(&delays));
     claims.push(size_claim());
     let report = report(&plan, &series, &traffic, &delays, &costs, &claims);
@@ -468,6 +469,33 @@ async fn measure_background(plan: &Plan) -> Claim {
             load.wrong, load.answers
         ),
         met: per_interval <= 1.2 && load.wrong == 0,
+    }
+}
+
+/// The memory of the VM after ten thousand probes, and after a million.
+async fn measure_memory(plan: &Plan) -> Claim {
+    let (admin, port) = (free_port(), free_port());
+    let clusters = vec![
+        cluster("my_service", &[("127.0.0.1", admin)]),
+        cluster("admin_age_0", &[("127.0.0.1", admin)]),
+    ];
+    let listeners = vec![listener_with_filters(port, vec![filter("age_0")])];
+    let config = bootstrap(admin, listeners, clusters).to_string();
+    let envoy = Envoy::start_text(&config, admin, &["--concurrency", "1"]).await;
+    let last = if plan.quick { 50_000 } else { 1_000_000 };
+    let mut memory = Vec::new();
+    for probes in [10_000, last] {
+        let answered = "wasmcustom.envoy_healthz.probes.200";
+        while envoy.stat(answered).await < probes {
+            wrk(port, "/healthz", 50, 1);
+        }
+        memory.push(envoy.stat("wasmcustom.envoy_healthz.vm_memory_bytes").await);
+    }
+    Claim {
+        what: format!("memory of the VM after 10000 and after {last} probes, bytes"),
+        limit: "the same, none wrong".to_owned(),
+        found: format!("{} and {}", memory[0], memory[1]),
+        met: memory[0] == memory[1],
     }
 }
 

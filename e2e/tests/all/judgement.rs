@@ -1,7 +1,7 @@
 //! Every state of a cluster that a real Envoy can be brought into: what the filter says, what
 //! Envoy's own health_check filter on a listener beside it says, and why where the two differ.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use e2e::config::{
     address, bootstrap, cluster, health_check, healthz, listener, listener_with_filters, quick,
@@ -10,7 +10,7 @@ use e2e::config::{
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin};
 use e2e::prober::Prober;
-use e2e::{eventually, free_port};
+use e2e::{eventually, free_port, replace_file};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -178,15 +178,8 @@ impl Eds {
             "cluster_name": self.name,
             "endpoints": [{"lb_endpoints": endpoints}],
         }]});
-        write(&self.path, &resources);
+        replace_file(&self.path, &resources);
     }
-}
-
-/// Writes a file as Envoy wants it: whole, by a move.
-fn write(path: &Path, content: &Value) {
-    let new = path.with_extension("new");
-    std::fs::write(&new, content.to_string()).unwrap();
-    std::fs::rename(new, path).unwrap();
 }
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
@@ -361,7 +354,7 @@ async fn host_removed_but_still_passing() {
 async fn clusters_without_a_host() {
     let dir = tempfile::tempdir().unwrap();
     let cds = dir.path().join("cds.json");
-    write(&cds, &json!({"version_info": "1", "resources": []}));
+    replace_file(&cds, &json!({"version_info": "1", "resources": []}));
     let unresolvable = json!({
         "name": "unresolvable", "type": "STRICT_DNS",
         "load_assignment": {"cluster_name": "unresolvable", "endpoints": [{"lb_endpoints": [
@@ -394,7 +387,7 @@ async fn clusters_without_a_host() {
         }});
     })
     .await;
-    write(&cds, &json!({"version_info": "2", "resources": [warming]}));
+    replace_file(&cds, &json!({"version_info": "2", "resources": [warming]}));
     eventually("the cluster is warming", async || {
         let warming = pair.envoy.stat("cluster_manager.warming_clusters").await;
         (warming == 1).then_some(())

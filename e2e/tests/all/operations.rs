@@ -307,3 +307,87 @@ async fn an_unknown_flag_is_logged_once() {
         1
     );
 }
+
+/// The filter's own configuration is replaced while probes wait: all of them are answered.
+#[tokio::test]
+async fn an_update_of_the_listener_leaves_no_probe_waiting() {
+    let slow = Does::Delay(Duration::from_millis(500), HEALTHY.to_vec());
+    let fake = FakeAdmin::start(slow).await;
+    let (admin, port) = (free_port(), free_port());
+    let dir = tempfile::tempdir().unwrap();
+    let lds = dir.path().join("lds.json");
+    let write = |version: u64, path: &str| {
+        let filter = healthz(&json!({
+            "admin_cluster": "local_admin", "admin_timeout_ms": 10000, "max_age_ms": version,
+            "endpoints": [{"path": path, "clusters": ["c"]}],
+        }));
+        let mut listener = listener(port, filter);
+        listener["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
+        listener["name"] = json!("updated");
+        let resources = json!({"version_info": version.to_string(), "resources": [listener]});
+        e2e::replace_file(&lds, &resources);
+    };
+    write(1, "/healthz");
+    let mut config = bootstrap(admin, vec![], vec![]);
+    let leads_to_fake = cluster("local_admin", &[("127.0.0.1", fake.port)]);
+    config["static_resources"]["clusters"] = json!([leads_to_fake]);
+    config["dynamic_resources"] = json!({"lds_config": {
+        "resource_api_version": "V3", "path_config_source": {"path": lds},
+    }});
+    let envoy = Envoy::start(&config, admin).await;
+    let prober = Prober::http(port);
+    prober.wait_for(200).await;
+
+    for version in 2..6 {
+        let waiting = tokio::spawn(probe_at_once(port, 20));
+        let active = "http.e2e.downstream_rq_active";
+        eventually("they wait", async || {
+            (envoy.stat(active).await > 0).then_some(())
+        })
+        .await;
+        write(version, "/healthz");
+        assert_eq!(waiting.await.unwrap(), [200; 20], "update {version}");
+        let updates = "listener_manager.lds.update_success";
+        eventually("the update is taken", async || {
+            (envoy.stat(updates).await >= version).then_some(())
+        })
+        .await;
+    }
+    // A bad one is refused, and the old listener goes on.
+    write(7, "healthz");
+    eventually("the bad update is refused", async || {
+        let line = "endpoints[0].path: must start with '/'";
+        (!envoy.logged(&[line]).is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(prober.get("/healthz").await.status, 200);
+    write(8, "/readyz");
+    eventually("the good one after it is taken", async || {
+        (Prober::http(port).get("/readyz").await.status == 200).then_some(())
+    })
+    .await;
+}
+
+/// `fail_when_draining: false`: the admin's `/ready` is neither asked nor heeded.
+#[tokio::test]
+async fn draining_can_be_ignored() {
+    let (admin, port, strict) = (free_port(), free_port(), free_port());
+    let filter = |fail: bool| {
+        healthz(&json!({
+            "admin_cluster": "local_admin", "max_age_ms": 0, "fail_when_draining": fail,
+            "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
+        }))
+    };
+    let listeners = vec![
+        listener(port, filter(false)),
+        listener(strict, filter(true)),
+    ];
+    let clusters = vec![cluster("c", &[("127.0.0.1", 1)])];
+    let envoy = Envoy::start(&bootstrap(admin, listeners, clusters), admin).await;
+    let (lax, strict) = (Prober::http(port), Prober::http(strict));
+    for (path, expected) in [("/healthcheck/fail", 503), ("/healthcheck/ok", 200)] {
+        envoy.post(path).await;
+        assert_eq!(lax.get("/healthz").await.status, 200, "{path}");
+        assert_eq!(strict.get("/healthz").await.status, expected, "{path}");
+    }
+}

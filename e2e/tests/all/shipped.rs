@@ -11,7 +11,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 #[test]
 fn the_examples_are_good() {
-    for file in ["envoy.yaml", "several-endpoints.yaml"] {
+    for file in ["envoy.yaml", "several-endpoints.yaml", "balancer.yaml"] {
         let config = std::fs::read_to_string(root().join("envoy").join(file)).unwrap();
         let (good, log) = validate(&at_home(config));
         assert!(good, "{file}: {log}");
