@@ -463,6 +463,23 @@ mod tests {
     }
 
     #[test]
+    fn of_two_snapshots_the_younger_counts() {
+        let mut world = World::new(MAX_AGE);
+        let asked = |world: &mut World| match world.snapshots.probe(0, (), world.time()) {
+            Probe::Answer((), snapshot) => snapshot.asked.as_millis(),
+            _ => panic!("no fresh snapshot"),
+        };
+        world.now = 100;
+        world.wake();
+        world.reply(true);
+        world.happen(Event::Share(50));
+        assert_eq!(asked(&mut world), 100);
+        world.now = 200;
+        world.happen(Event::Share(50));
+        assert_eq!(asked(&mut world), 150);
+    }
+
+    #[test]
     fn a_failure_leaves_a_fresh_success_in_place() {
         let mut world = World::new(MAX_AGE);
         world.wake();

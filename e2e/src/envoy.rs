@@ -157,9 +157,10 @@ pub fn at_home(config: String) -> String {
             &wasm().display().to_string(),
         )
         .replace("/etc/envoy/tls", &tls.display().to_string());
-    if version().starts_with("1.36.") {
+    if version().starts_with("1.36.")
+        && let Some((before, rest)) = config.split_once("  allow_paths:\n")
+    {
         // Envoy 1.36 does not know allow_paths.
-        let (before, rest) = config.split_once("  allow_paths:\n").expect("allow_paths");
         let (_, after) = rest.split_once("\n\n").expect("an empty line after admin");
         config = format!("{before}\n{after}");
     }

@@ -304,7 +304,8 @@ async fn immediate_failure() {
     }))
     .await;
     let mut failing = with_http_check(cluster("failing", &[("127.0.0.1", host.port)]));
-    // The next check would make it healthy again.
+    // Once it is healthy, the next check would make it so again.
+    failing["health_checks"][0]["unhealthy_interval"] = json!("0.1s");
     failing["health_checks"][0]["interval"] = json!("300s");
     failing["health_checks"][0]["no_traffic_interval"] = json!("300s");
     let traffic = free_port();
