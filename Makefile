@@ -38,6 +38,7 @@ dist: wasm
 test-compose: build dist
 	@docker info >/dev/null 2>&1 || { echo "test-compose: SKIPPED, no Docker engine answers"; exit 0; } && \
 	docker-compose build --quiet app && \
+	docker build --quiet --file envoy/mesh/Dockerfile --tag envoy-healthz/plugin dist && \
 	ENVOY_IMAGE=$$(e2e/envoy-image.sh $(ENVOY_VERSION) $(ENVOY)) && export ENVOY_IMAGE && \
 	cargo test --locked --package e2e --test compose -- --nocapture
 
