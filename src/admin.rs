@@ -168,7 +168,7 @@ impl fmt::Display for Fault {
             ),
             Self::Status(page, 503) => write!(
                 f,
-                "{page} answered 503 (so does Envoy for a connection that is refused or closed)"
+                "{page} answered 503 (so does Envoy if a connection is refused or closed, or a circuit breaker open)"
             ),
             Self::Status(page, 403) => write!(f, "{page} answered 403: allow_paths is too narrow"),
             Self::Status(page, status) => write!(f, "{page} answered {status}"),

@@ -95,6 +95,28 @@ async fn cluster_without_hosts() {
 }
 
 #[tokio::test]
+async fn circuit_breaker_open() {
+    let fake = FakeAdmin::start(Does::Answer(200, HEALTHY.to_vec())).await;
+    let mut cut_short = cluster("local_admin", &[("127.0.0.1", fake.port)]);
+    cut_short["circuit_breakers"] = json!({"thresholds": [{"max_requests": 0}]});
+    check(cut_short, "/clusters answered 503 (so does Envoy").await;
+    assert_eq!(fake.requests(), 0);
+}
+
+/// Envoy gives up on a reply of more than 32 MiB.
+#[tokio::test]
+async fn sixty_four_mib() {
+    let line = [b'x'; 1023].into_iter().chain([b'\n']);
+    let body: Vec<u8> = line.cycle().take(64 << 20).collect();
+    let fake = FakeAdmin::start(Does::Answer(200, body)).await;
+    let huge = cluster("local_admin", &[("127.0.0.1", fake.port)]);
+    let (_envoy, prober) = start(huge).await;
+    for _ in 0..3 {
+        assert_eq!(prober.get("/healthz").await.status, 503);
+    }
+}
+
+#[tokio::test]
 async fn hanging() {
     check_fake(
         Does::Hang,
