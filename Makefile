@@ -17,6 +17,9 @@ help:
 	@echo "make test-gke      the manifests of envoy/gke, rendered and validated"
 	@echo "make rehearsal     two pods behind a load balancer: what each way costs"
 	@echo "make bench   the filter beside Envoy's own and the Lua script, measured"
+	@echo "make test-matrix   the e2e suite on older Envoys"
+	@echo "make test-reproducible  the same bytes from the same sources"
+	@echo "make fuzz    a while of each fuzz target"
 	@echo "make lint    formatting and clippy"
 
 demo: build

@@ -19,9 +19,6 @@ use std::time::{Duration, Instant};
 /// How long a test waits for what must come: far more than it takes, for CI machines are shared.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// How long after a change calls may still meet what it leaves behind.
-pub const SETTLED: Duration = Duration::from_secs(2);
-
 /// The top of the repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -72,6 +69,12 @@ pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>
 pub struct TcpHost(tokio::task::JoinHandle<()>);
 
 impl TcpHost {
+    /// Starts it on a free port, and says which.
+    pub async fn on_free_port() -> (Self, u16) {
+        let port = free_port();
+        (Self::start(port).await, port)
+    }
+
     /// Starts it on this port of 127.0.0.1; it stops when it is dropped.
     pub async fn start(port: u16) -> Self {
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))

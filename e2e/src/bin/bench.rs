@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use e2e::config::{
-    address, bootstrap, cluster, health_check, healthz, listener_with_filters,
-    listener_with_routes, lua, with_tcp_check,
+    bootstrap, cluster, health_check, healthz, listener_with_filters, listener_with_routes, lua,
+    with_tcp_check,
 };
 use e2e::envoy::{Envoy, version};
 use e2e::prober::Prober;
@@ -227,22 +227,26 @@ fn ok_route(prefix: &str) -> Value {
     json!({"match": {"prefix": prefix}, "direct_response": {"status": 200, "body": {"inline_string": "ok"}}})
 }
 
+/// A series for each subject and number of connections.
+fn unmeasured(subjects: &[(&'static str, &str)], others: usize) -> Vec<Series> {
+    let mut all = Vec::new();
+    for connections in CONNECTIONS {
+        all.extend(subjects.iter().map(|&(subject, _)| Series {
+            subject,
+            others,
+            connections,
+            rounds: Vec::new(),
+        }));
+    }
+    all
+}
+
 async fn measure_probes(plan: &Plan, others: usize) -> Vec<Series> {
     let backend = free_port();
     let _host = TcpHost::start(backend).await;
     let together = Bench::start(others, backend, |subject| !ALONE.contains(&subject)).await;
     let background = Bench::start(others, backend, |subject| subject == "background").await;
-    let mut all: Vec<Series> = CONNECTIONS
-        .iter()
-        .flat_map(|&connections| {
-            SUBJECTS.iter().map(move |&(subject, _)| Series {
-                subject,
-                others,
-                connections,
-                rounds: Vec::new(),
-            })
-        })
-        .collect();
+    let mut all = unmeasured(&SUBJECTS, others);
     for round in 0..plan.rounds {
         for series in &mut all {
             // The claim about fifty probes is one about three seconds.
@@ -303,24 +307,11 @@ async fn measure_traffic(plan: &Plan) -> Vec<Series> {
     let clusters = vec![
         cluster("upstream", &[("127.0.0.1", upstream)]),
         cluster("admin_traffic", &[("127.0.0.1", admin)]),
-        json!({"name": "my_service", "type": "STATIC", "load_assignment": {
-            "cluster_name": "my_service",
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address("127.0.0.1", upstream)}}]}],
-        }}),
+        cluster("my_service", &[("127.0.0.1", upstream)]),
     ];
     let config = bootstrap(admin, listeners, clusters).to_string();
     let _envoy = Envoy::start_text(&config, admin, &["--concurrency", "1"]).await;
-    let mut all: Vec<Series> = CONNECTIONS
-        .iter()
-        .flat_map(|&connections| {
-            TRAFFIC.iter().map(move |&(subject, _)| Series {
-                subject,
-                others: 0,
-                connections,
-                rounds: Vec::new(),
-            })
-        })
-        .collect();
+    let mut all = unmeasured(&TRAFFIC, 0);
     for round in 0..2 * plan.rounds {
         // Turn about, so that whatever drifts on the machine meets each of them alike.
         let mut order: Vec<_> = (0..all.len()).collect();

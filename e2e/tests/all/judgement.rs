@@ -10,9 +10,8 @@ use e2e::config::{
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin};
 use e2e::prober::Prober;
-use e2e::{eventually, free_port, replace_file};
+use e2e::{TcpHost, eventually, free_port, replace_file};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
 /// An Envoy with these clusters: the filter on one listener, an endpoint a rule, and on another
 /// the built-in filter for each of them.
@@ -124,11 +123,6 @@ fn clusters(clusters: Vec<Value>) -> impl FnOnce(&mut Value) {
     }
 }
 
-async fn tcp() -> (TcpListener, u16) {
-    let port = free_port();
-    (TcpListener::bind(("127.0.0.1", port)).await.unwrap(), port)
-}
-
 fn endpoint(port: u16, status: &str) -> Value {
     json!({"endpoint": {"address": address("127.0.0.1", port)}, "health_status": status})
 }
@@ -186,7 +180,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
 #[tokio::test]
 async fn active_checks() {
-    let (_live, live) = tcp().await;
+    let (_live, live) = TcpHost::on_free_port().await;
     let hung = FakeAdmin::start(Does::Hang).await;
     let degraded = FakeAdmin::start(Does::Respond(|_| {
         "HTTP/1.1 200 OK\r\nx-envoy-degraded: true\r\ncontent-length: 0\r\n\r\n".to_owned()
@@ -228,7 +222,7 @@ async fn active_checks() {
 
 #[tokio::test]
 async fn discovered_health() {
-    let (_live, live) = tcp().await;
+    let (_live, live) = TcpHost::on_free_port().await;
     let rows = [
         ("UNKNOWN", "healthy"),
         ("HEALTHY", "healthy"),
@@ -338,7 +332,7 @@ async fn host_waiting_for_its_first_check() {
 
 #[tokio::test]
 async fn host_removed_but_still_passing() {
-    let (_live, live) = tcp().await;
+    let (_live, live) = TcpHost::on_free_port().await;
     let eds = Eds::new("eds", &[endpoint(live, "UNKNOWN")]);
     let pair = Pair::start(
         vec![one_of("eds")],
@@ -401,7 +395,7 @@ async fn clusters_without_a_host() {
 
 #[tokio::test]
 async fn thresholds() {
-    let (_live, live) = tcp().await;
+    let (_live, live) = TcpHost::on_free_port().await;
     let eds = Eds::new("eds", &[]);
     let least = |count: u64| json!({"clusters": [{"name": "eds", "min_healthy": count}]});
     let share = |share: &str| json!({"clusters": [{"name": "eds", "min_healthy": share}]});
@@ -459,7 +453,7 @@ async fn thresholds() {
 
 #[tokio::test]
 async fn several_clusters() {
-    let (_live, live) = tcp().await;
+    let (_live, live) = TcpHost::on_free_port().await;
     let both = ["up", "down"];
     let pair = Pair::start(
         vec![
@@ -486,7 +480,7 @@ async fn several_clusters() {
 
 #[tokio::test]
 async fn draining_and_back() {
-    let (_live, live) = tcp().await;
+    let (_live, live) = TcpHost::on_free_port().await;
     let pair = Pair::start(
         vec![one_of("up")],
         clusters(vec![cluster("up", &[("127.0.0.1", live)])]),
@@ -507,7 +501,7 @@ async fn draining_and_back() {
 /// The built-in filter counts with gauges, which a stats_matcher takes away.
 #[tokio::test]
 async fn without_stats() {
-    let (_live, live) = tcp().await;
+    let (_live, live) = TcpHost::on_free_port().await;
     let pair = Pair::start(vec![one_of("up")], |config| {
         clusters(vec![cluster("up", &[("127.0.0.1", live)])])(config);
         config["stats_config"] = json!({"stats_matcher": {"reject_all": true}});
@@ -520,7 +514,7 @@ async fn without_stats() {
 /// The differences that have nothing to do with a cluster's state.
 #[tokio::test]
 async fn requests() {
-    let (_live, live) = tcp().await;
+    let (_live, live) = TcpHost::on_free_port().await;
     let pair = Pair::start(
         vec![one_of("up"), one_of("down")],
         clusters(vec![

@@ -9,7 +9,7 @@ use e2e::config::{
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin};
 use e2e::prober::Prober;
-use e2e::{eventually, free_port};
+use e2e::{TcpHost, eventually, free_port};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, UnixListener};
 
@@ -66,15 +66,9 @@ async fn check_in(row: Row, target: &str, admin: u16, config: impl FnOnce(Vec<Va
     drop(envoy);
 }
 
-async fn tcp() -> (TcpListener, u16) {
-    let port = free_port();
-    let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-    (listener, port)
-}
-
 #[tokio::test]
 async fn both_are_right_where_the_case_is_plain() {
-    let (_live, live) = tcp().await;
+    let (_live, live) = TcpHost::on_free_port().await;
     let up = with_tcp_check(cluster("my_service", &[("127.0.0.1", live)]));
     check(row("up", 200, 200), "my_service", vec![up]).await;
     let down = with_tcp_check(cluster("my_service", &[("127.0.0.1", free_port())]));
@@ -142,7 +136,7 @@ async fn unix_socket_host() {
 
 #[tokio::test]
 async fn another_cluster_ends_with_the_name() {
-    let (_live, live) = tcp().await;
+    let (_live, live) = TcpHost::on_free_port().await;
     let dead = with_tcp_check(cluster("my_service", &[("127.0.0.1", free_port())]));
     let other = cluster("other_my_service", &[("127.0.0.1", live)]);
     check(
@@ -161,7 +155,7 @@ async fn another_cluster_ends_with_the_name() {
 
 #[tokio::test]
 async fn degraded_host() {
-    let (_live, live) = tcp().await;
+    let (_live, live) = TcpHost::on_free_port().await;
     let endpoint = json!({
         "endpoint": {"address": address("127.0.0.1", live)},
         "health_status": "DEGRADED",
@@ -172,7 +166,7 @@ async fn degraded_host() {
 
 #[tokio::test]
 async fn name_with_a_lua_operator() {
-    let (_live, live) = tcp().await;
+    let (_live, live) = TcpHost::on_free_port().await;
     let dashed = with_tcp_check(cluster("my-service", &[("127.0.0.1", live)]));
     check(
         row("a dash in the name", 503, 200),
@@ -184,7 +178,7 @@ async fn name_with_a_lua_operator() {
 
 #[tokio::test]
 async fn query() {
-    let (_live, live) = tcp().await;
+    let (_live, live) = TcpHost::on_free_port().await;
     let up = with_tcp_check(cluster("my_service", &[("127.0.0.1", live)]));
     let asked = Row {
         path: "/healthz?x=1",

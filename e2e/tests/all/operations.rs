@@ -64,7 +64,7 @@ async fn probes_that_come_together_share_one_call() {
 
 #[tokio::test]
 async fn a_client_that_leaves_takes_no_answer_with_it() {
-    let slow = Does::Delay(Duration::from_millis(500), HEALTHY.to_vec());
+    let slow = Does::Delay(Duration::from_secs(3), HEALTHY.to_vec());
     let fields = json!({"max_age_ms": 60000, "admin_timeout_ms": 60000});
     let (envoy, fake, port) = with_fake(slow, "1", fields).await;
     let mut leavers = Vec::new();
@@ -311,7 +311,7 @@ async fn an_unknown_flag_is_logged_once() {
 /// The filter's own configuration is replaced while probes wait: all of them are answered.
 #[tokio::test]
 async fn an_update_of_the_listener_leaves_no_probe_waiting() {
-    let slow = Does::Delay(Duration::from_millis(500), HEALTHY.to_vec());
+    let slow = Does::Delay(Duration::from_millis(1500), HEALTHY.to_vec());
     let fake = FakeAdmin::start(slow).await;
     let (admin, port) = (free_port(), free_port());
     let dir = tempfile::tempdir().unwrap();

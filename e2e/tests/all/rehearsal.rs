@@ -1,6 +1,11 @@
 //! A load balancer in front of two pods with this filter.
 
+use std::time::Duration;
+
 use e2e::rehearsal::{Answers, Course, Event, play};
+
+/// How long after a change calls may still meet what it leaves behind.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// The balancer took the right pod out and back in, and the other one stayed.
 fn check_pool(course: &Course, event: Event) {
@@ -19,7 +24,7 @@ fn check_pool(course: &Course, event: Event) {
     let last = course.pool.last().map(|(_, pods)| *pods);
     assert_eq!(last, Some([true, true]), "{event:?}");
     // Calls go on: well before the event, and well after the recovery, all succeed.
-    let settled = course.marks[1] + course.in_after.unwrap_or_default() + e2e::SETTLED;
+    let settled = course.marks[1] + course.in_after.unwrap_or_default() + SETTLED;
     for (time, good) in &course.calls {
         assert!(
             *good || (*time >= course.marks[0] && *time <= settled),
