@@ -142,8 +142,8 @@ impl Config {
 impl ConfigError {
     fn new(field: impl Into<String>, fault: impl ToString) -> Self {
         Self {
-            field: field.into(),
-            fault: fault.to_string(),
+            field: on_one_line(&field.into()),
+            fault: on_one_line(&fault.to_string()),
         }
     }
 }
@@ -155,6 +155,20 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+/// Escapes line breaks and their like: an unknown field's name may hold any, and a refusal is one
+/// line of the log.
+fn on_one_line(text: &str) -> String {
+    let mut line = String::new();
+    for char in text.chars() {
+        if char.is_control() {
+            line.extend(char.escape_default());
+        } else {
+            line.push(char);
+        }
+    }
+    line
+}
 
 /// The configuration of the envoy-healthz filter.
 #[derive(Deserialize)]
@@ -719,6 +733,11 @@ mod tests {
         refused(
             top(r#", "max_age_ms": 1, "max_age_ms": 2"#),
             "configuration: duplicate field `max_age_ms`",
+        );
+        // Found by the fuzzer: still one line of the log.
+        refused(
+            top(r#", "max\nage": 1"#),
+            r"max\nage: unknown field `max\nage`, expected",
         );
         refused(
             Config::parse(br#"{"endpoints": []}"#),

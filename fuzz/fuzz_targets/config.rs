@@ -10,7 +10,11 @@ fuzz_target!(|text: &[u8]| {
         Ok(config) => {
             assert!(!config.admin_cluster.is_empty());
             assert!((1..=32).contains(&config.endpoints.len()));
-            assert!(config.refresh_interval.is_none_or(|interval| interval <= config.max_age));
+            assert!(
+                config
+                    .refresh_interval
+                    .is_none_or(|interval| interval <= config.max_age)
+            );
             for endpoint in &config.endpoints {
                 assert!(endpoint.path.starts_with('/'));
                 assert!((1..=64).contains(&endpoint.clusters.len()));
@@ -18,6 +22,9 @@ fuzz_target!(|text: &[u8]| {
             let path = clusters_path(&config.cluster_names());
             assert!(path.len() < 60 * 1024 && path.is_ascii());
         }
-        Err(error) => assert!(!error.to_string().is_empty()),
+        Err(error) => {
+            let line = error.to_string();
+            assert!(!line.is_empty() && !line.contains('\n'), "{line}");
+        }
     }
 });

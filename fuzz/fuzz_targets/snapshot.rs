@@ -62,10 +62,18 @@ fuzz_target!(|input: (u8, Vec<Event>)| {
                 }
             }
             Event::Expire => {
-                let ids: Vec<_> = snapshots.expired(now).into_iter().map(|(id, ())| id).collect();
+                let ids: Vec<_> = snapshots
+                    .expired(now)
+                    .into_iter()
+                    .map(|(id, ())| id)
+                    .collect();
                 let limit = timeout + GRACE;
                 let over = |since: Duration| now - since >= limit;
-                let expected: Vec<_> = waiting.iter().filter(|(_, since)| over(*since)).map(|(id, _)| *id).collect();
+                let expected: Vec<_> = waiting
+                    .iter()
+                    .filter(|(_, since)| over(*since))
+                    .map(|(id, _)| *id)
+                    .collect();
                 assert_eq!(ids, expected);
                 waiting.retain(|(_, since)| !over(*since));
                 if sent.is_some_and(over) {
