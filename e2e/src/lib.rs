@@ -9,10 +9,11 @@ pub mod envoy;
 pub mod fake_admin;
 pub mod prober;
 pub mod rehearsal;
+pub mod truth;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,13 @@ pub fn wasm() -> PathBuf {
     let path = root().join("dist/envoy_healthz.wasm");
     assert!(path.exists(), "{path:?} is missing: run ./wasm-build.sh");
     path
+}
+
+/// The folder of our self-signed certificate, `tls.crt` and `tls.key`; makes it if it is missing.
+pub fn certificate() -> PathBuf {
+    let made = Command::new(root().join("envoy/make-cert.sh")).status();
+    assert!(made.is_ok_and(|status| status.success()), "make-cert.sh");
+    root().join("envoy/tls")
 }
 
 /// Writes a file that Envoy watches: whole, by a move.
@@ -102,7 +110,7 @@ pub fn send_signal(child: &Child, signal: Signal) {
         Signal::Stop => "-STOP",
         Signal::Continue => "-CONT",
     };
-    let done = std::process::Command::new("kill")
+    let done = Command::new("kill")
         .args([name, &child.id().to_string()])
         .status();
     assert!(done.is_ok_and(|status| status.success()), "kill {name}");

@@ -518,20 +518,11 @@ async fn measure_costs(plan: &Plan) -> Vec<(&'static str, f64, f64)> {
             for _ in 0..100 {
                 Prober::http(port).get("/healthz").await;
             }
-            memory.push(resident_mb(envoy.pid()));
+            memory.push(envoy.resident_mb());
         }
         costs.push((name, median(starts), median(memory)));
     }
     costs
-}
-
-fn resident_mb(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line
-        .and_then(|line| line.trim().split(' ').next())
-        .expect("VmRSS");
-    kilobytes.parse::<f64>().expect("a number") / 1024.0
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use e2e::config::{bootstrap, cluster, healthz_for, listener};
+use e2e::config::{bootstrap, cluster, healthz, healthz_for, listener};
 use e2e::envoy::Envoy;
+use e2e::fake_admin::{Does, FakeAdmin};
 use e2e::free_port;
 use e2e::prober::Prober;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -14,6 +16,8 @@ const OK: &str = "HTTP/1.1 200 OK";
 const PASSED: &str = "HTTP/1.1 418 ";
 const TOO_LARGE: &str = "HTTP/1.1 431 ";
 const BAD: &str = "HTTP/1.1 400 ";
+
+const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
 
 async fn start() -> (Envoy, u16) {
     let (admin, port) = (free_port(), free_port());
@@ -65,6 +69,8 @@ async fn odd_requests() {
             TOO_LARGE,
         ),
         ("90 headers", get("/healthz", &many(90)), OK),
+        ("100 headers", get("/healthz", &many(99)), OK),
+        ("101 headers", get("/healthz", &many(100)), TOO_LARGE),
         ("200 headers", get("/healthz", &many(200)), TOO_LARGE),
         (
             "0xff in a header",
@@ -74,6 +80,31 @@ async fn odd_requests() {
         (
             "0xff in accept",
             b"GET /healthz HTTP/1.1\r\nhost: x\r\naccept: \xff\r\n\r\n".to_vec(),
+            OK,
+        ),
+        (
+            "0xff in content-type",
+            b"GET /healthz HTTP/1.1\r\nhost: x\r\ncontent-type: \xff\r\n\r\n".to_vec(),
+            OK,
+        ),
+        (
+            "0xff in host",
+            b"GET /healthz HTTP/1.1\r\nhost: \xff\r\n\r\n".to_vec(),
+            BAD,
+        ),
+        (
+            "0xff in the method",
+            b"GE\xff /healthz HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(),
+            BAD,
+        ),
+        (
+            "an empty host",
+            b"GET /healthz HTTP/1.1\r\nhost:\r\n\r\n".to_vec(),
+            OK,
+        ),
+        (
+            "a host that is none",
+            b"GET /healthz HTTP/1.1\r\nhost: ..:99999\r\n\r\n".to_vec(),
             OK,
         ),
         (
@@ -109,8 +140,7 @@ async fn odd_requests() {
 #[tokio::test]
 async fn rude_clients() {
     let (envoy, port) = start().await;
-    let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
-
+    let request = GET;
     // Leaves without a word, two hundred times.
     for _ in 0..200 {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -139,4 +169,35 @@ async fn rude_clients() {
         (envoy.stat("http.e2e.downstream_rq_active").await == 0).then_some(())
     })
     .await;
+}
+
+/// However many come and go while the admin hangs, the filter keeps none of them.
+#[tokio::test]
+async fn clients_that_leave_leave_nothing_behind() {
+    let fake = FakeAdmin::start(Does::Hang).await;
+    let (admin, port) = (free_port(), free_port());
+    let filter = healthz(&json!({
+        "admin_cluster": "fake", "admin_timeout_ms": 60000,
+        "endpoints": [{"path": "/healthz", "clusters": ["up"]}],
+    }));
+    let leads_to_fake = cluster("fake", &[("127.0.0.1", fake.port)]);
+    let config = bootstrap(admin, vec![listener(port, filter)], vec![leads_to_fake]);
+    let envoy = Envoy::start_text(&config.to_string(), admin, &["--concurrency", "1"]).await;
+    let come_and_go = async |count: u64| {
+        for _ in 0..count {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            stream.write_all(GET).await.unwrap();
+        }
+        e2e::eventually("they came and left", async || {
+            let came = envoy.stat("http.e2e.downstream_rq_total").await;
+            let here = envoy.stat("http.e2e.downstream_rq_active").await;
+            (came >= count && here == 0).then_some(())
+        })
+        .await;
+        envoy.stat("wasmcustom.envoy_healthz.vm_memory_bytes").await
+    };
+    // A waiting probe takes some 40 bytes of the VM's memory.
+    let before = come_and_go(500).await;
+    let after = come_and_go(30_000).await;
+    assert!(before > 0 && after <= before, "{before} and {after} bytes");
 }

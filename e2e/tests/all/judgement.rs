@@ -15,26 +15,26 @@ use serde_json::{Value, json};
 
 /// An Envoy with these clusters: the filter on one listener, an endpoint a rule, and on another
 /// the built-in filter for each of them.
-struct Pair {
-    envoy: Envoy,
-    ours: Prober,
-    built_in: Prober,
+pub(crate) struct Pair {
+    pub(crate) envoy: Envoy,
+    pub(crate) ours: Prober,
+    pub(crate) built_in: Prober,
 }
 
 /// A rule of ours, and the least percentage that stands for it in the built-in filter.
-struct Rule {
+pub(crate) struct Rule {
     path: &'static str,
     ours: Value,
     built_in: f64,
 }
 
 /// One usable host of this cluster is enough.
-fn one_of(cluster: &'static str) -> Rule {
+pub(crate) fn one_of(cluster: &'static str) -> Rule {
     // It takes whole percentages: 1 % is one host, up to a hundred of them.
     rule(cluster, json!({"clusters": [cluster]}), 1.0)
 }
 
-fn rule(path: &'static str, ours: Value, built_in: f64) -> Rule {
+pub(crate) fn rule(path: &'static str, ours: Value, built_in: f64) -> Rule {
     Rule {
         path,
         ours,
@@ -43,7 +43,7 @@ fn rule(path: &'static str, ours: Value, built_in: f64) -> Rule {
 }
 
 impl Pair {
-    async fn start(rules: Vec<Rule>, change: impl FnOnce(&mut Value)) -> Self {
+    pub(crate) async fn start(rules: Vec<Rule>, change: impl FnOnce(&mut Value)) -> Self {
         let (admin, ours, built_in) = (free_port(), free_port(), free_port());
         let endpoints: Vec<_> = rules
             .iter()
@@ -82,7 +82,7 @@ impl Pair {
     }
 
     /// Waits until the admin shows a host of this cluster with these flags.
-    async fn wait_for_flags(&self, cluster: &str, flags: &str) {
+    pub(crate) async fn wait_for_flags(&self, cluster: &str, flags: &str) {
         eventually(&format!("a host of {cluster} is {flags}"), async || {
             let page = self.envoy.admin.get("/clusters").await.body;
             let end = format!("::health_flags::{flags}");
@@ -96,7 +96,7 @@ impl Pair {
     }
 
     /// What both say; `intended` is the reason where they differ.
-    async fn check(&self, path: &str, ours: u16, built_in: u16, intended: Option<&str>) {
+    pub(crate) async fn check(&self, path: &str, ours: u16, built_in: u16, intended: Option<&str>) {
         let path = format!("/{path}");
         let answer = self.ours.get(&format!("{path}?verbose")).await;
         assert_eq!(
@@ -114,7 +114,7 @@ impl Pair {
     }
 }
 
-fn clusters(clusters: Vec<Value>) -> impl FnOnce(&mut Value) {
+pub(crate) fn clusters(clusters: Vec<Value>) -> impl FnOnce(&mut Value) {
     move |config| {
         let list = config["static_resources"]["clusters"]
             .as_array_mut()
@@ -123,7 +123,7 @@ fn clusters(clusters: Vec<Value>) -> impl FnOnce(&mut Value) {
     }
 }
 
-fn endpoint(port: u16, status: &str) -> Value {
+pub(crate) fn endpoint(port: u16, status: &str) -> Value {
     json!({"endpoint": {"address": address("127.0.0.1", port)}, "health_status": status})
 }
 
@@ -134,14 +134,14 @@ fn with_http_check(mut cluster: Value) -> Value {
 }
 
 /// A cluster whose hosts come from a file that can be rewritten.
-struct Eds {
+pub(crate) struct Eds {
     name: &'static str,
     _dir: tempfile::TempDir,
     path: PathBuf,
 }
 
 impl Eds {
-    fn new(name: &'static str, endpoints: &[Value]) -> Self {
+    pub(crate) fn new(name: &'static str, endpoints: &[Value]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("eds.json");
         let eds = Self {
@@ -153,7 +153,7 @@ impl Eds {
         eds
     }
 
-    fn cluster(&self) -> Value {
+    pub(crate) fn cluster(&self) -> Value {
         json!({
             "name": self.name,
             "type": "EDS",
@@ -166,7 +166,7 @@ impl Eds {
         })
     }
 
-    fn write(&self, endpoints: &[Value]) {
+    pub(crate) fn write(&self, endpoints: &[Value]) {
         let resources = json!({"version_info": "1", "resources": [{
             "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
             "cluster_name": self.name,
@@ -298,8 +298,8 @@ async fn immediate_failure() {
     }))
     .await;
     let mut failing = with_http_check(cluster("failing", &[("127.0.0.1", host.port)]));
-    // Once it is healthy, the next check would make it so again.
-    failing["health_checks"][0]["unhealthy_interval"] = json!("0.1s");
+    // One check, which may take its time while Envoy starts: the next would make it healthy again.
+    failing["health_checks"][0]["timeout"] = json!("30s");
     failing["health_checks"][0]["interval"] = json!("300s");
     failing["health_checks"][0]["no_traffic_interval"] = json!("300s");
     let traffic = free_port();

@@ -2,11 +2,14 @@
 
 mod admin;
 mod answers;
+mod backends;
 mod clients;
 mod configuration;
 mod flood;
 mod judgement;
 mod lua;
 mod operations;
+mod process;
 mod rehearsal;
 mod shipped;
+mod trap;

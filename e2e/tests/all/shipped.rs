@@ -18,6 +18,36 @@ fn the_examples_are_good() {
     }
 }
 
+/// What listens on an address other than loopback is a listener, never the admin.
+#[test]
+fn the_admin_is_for_nobody_outside() {
+    for file in ["envoy.yaml", "several-endpoints.yaml", "balancer.yaml"] {
+        let config = std::fs::read_to_string(root().join("envoy").join(file)).unwrap();
+        let (_, admin) = config.split_once("\nadmin:\n").unwrap();
+        let (admin, _) = admin.split_once("\n\n").unwrap();
+        assert!(admin.contains("address: 127.0.0.1,"), "{file}: {admin}");
+        assert!(!config.contains("cluster: local_admin"), "{file}: a route");
+    }
+}
+
+/// Of the admin's pages, those that change or tell more are shut.
+#[tokio::test]
+async fn the_admin_does_no_more_than_the_filter_needs() {
+    if e2e::envoy::version().starts_with("1.36.") {
+        // It does not know allow_paths and says so.
+        let config = std::fs::read_to_string(root().join("envoy/envoy.yaml")).unwrap();
+        let (good, log) = validate(&config);
+        assert!(!good && log.contains("allow_paths"), "{log}");
+        return;
+    }
+    let shipped = Shipped::on_free_ports();
+    let envoy = shipped.start().await;
+    for path in ["/quitquitquit", "/healthcheck/fail", "/config_dump"] {
+        assert_eq!(envoy.post(path).await.status, 403, "{path}");
+        assert_eq!(envoy.admin.get(path).await.status, 403, "{path}");
+    }
+}
+
 #[tokio::test]
 async fn follows_a_backend_that_stops_and_starts() {
     let shipped = Shipped::on_free_ports();

@@ -1,0 +1,384 @@
+//! `make soak`: everything at once, for a while. Probers over TLS and in the clear, on connections
+//! that stay and on new ones, clients that leave, floods, a gRPC backend that is stopped, killed,
+//! hung and turned over at random, and updates of the listeners with the filter's configuration.
+//!
+//! Ends with 0 only if no answer was wrong, no probe was left without one, and memory and file
+//! descriptors did not grow.
+
+use std::cell::Cell;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use e2e::backend::Backend;
+use e2e::config::{bootstrap, cluster, health_check, healthz, listener, with_grpc_check, with_tls};
+use e2e::envoy::{Envoy, version};
+use e2e::prober::Prober;
+use e2e::truth::{Seen, turns};
+use e2e::{free_port, replace_file};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::task::JoinSet;
+
+#[derive(Parser)]
+#[command(
+    name = "soak",
+    about = "Probes, floods, flaps and updates for a while."
+)]
+struct Options {
+    /// How long, in minutes.
+    #[arg(long, default_value_t = 10.0)]
+    minutes: f64,
+}
+
+const MAX_AGE: Duration = Duration::from_millis(250);
+/// Between two probes of a prober.
+const PAUSE: Duration = Duration::from_millis(25);
+/// How often the listeners are updated.
+const UPDATE: Duration = Duration::from_secs(5);
+/// How often a flood begins, how long it lasts and how many probers it has.
+const FLOOD: (Duration, Duration, usize) = (Duration::from_secs(20), Duration::from_secs(3), 50);
+/// How often the process is measured.
+const MEASURE: Duration = Duration::from_secs(1);
+
+/// What all tasks know.
+struct Soak {
+    tls: u16,
+    clear: u16,
+    built_in: u16,
+    stop: Arc<AtomicBool>,
+    leavers: AtomicU32,
+    updates: AtomicU32,
+    changes: AtomicU32,
+}
+
+/// The process at one moment.
+#[derive(Clone, Copy)]
+struct Measure {
+    resident_mb: f64,
+    /// What Envoy has allocated on its heap.
+    allocated_mb: f64,
+    vm_kib: u64,
+    descriptors: usize,
+}
+
+impl Soak {
+    fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Sleeps, but not after the end.
+    async fn rest(&self, time: Duration) {
+        let begun = Instant::now();
+        while self.goes_on() && begun.elapsed() < time {
+            let left = time.saturating_sub(begun.elapsed());
+            tokio::time::sleep(left.min(Duration::from_millis(100))).await;
+        }
+    }
+
+    /// Probes on a new connection each time.
+    async fn reconnect(self: Arc<Self>, connect: impl Fn() -> Prober) -> Vec<Seen> {
+        let mut seen = Vec::new();
+        while self.goes_on() {
+            seen.push(Seen::ask(&connect()).await);
+            tokio::time::sleep(PAUSE).await;
+        }
+        seen
+    }
+
+    /// Asks and does not wait for the answer.
+    async fn leave(self: Arc<Self>) -> Vec<Seen> {
+        while self.goes_on() {
+            if let Ok(mut stream) = tokio::net::TcpStream::connect(("127.0.0.1", self.clear)).await
+            {
+                let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+                if stream.write_all(request).await.is_ok() {
+                    self.leavers.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Vec::new()
+    }
+
+    /// Many at once, without a pause, now and then.
+    async fn flood(self: Arc<Self>) -> Vec<Seen> {
+        let (every, length, count) = FLOOD;
+        let mut seen = Vec::new();
+        while self.goes_on() {
+            let begun = Instant::now();
+            let mut flood = JoinSet::new();
+            for _ in 0..count {
+                let clear = self.clear;
+                flood.spawn(async move {
+                    let mut seen = Vec::new();
+                    while begun.elapsed() < length {
+                        let prober = Prober::http(clear);
+                        for _ in 0..20 {
+                            seen.push(Seen::ask(&prober).await);
+                        }
+                    }
+                    seen
+                });
+            }
+            for answers in flood.join_all().await {
+                seen.extend(answers);
+            }
+            self.rest(every.saturating_sub(begun.elapsed())).await;
+        }
+        seen
+    }
+
+    /// Stops, kills, hangs and turns the backend over, at random times.
+    async fn change_backend(&self, port: u16) {
+        let seed = Cell::new(std::process::id());
+        let random = |below: u32| {
+            let next = seed.get().wrapping_mul(1_664_525);
+            seed.set(next.wrapping_add(1_013_904_223));
+            (seed.get() >> 16) % below
+        };
+        let pause = async || {
+            let time = Duration::from_millis(u64::from(random(3000)) + 50);
+            self.rest(time).await;
+        };
+        while self.goes_on() {
+            let backend = Backend::start(port).await;
+            pause().await;
+            self.changes.fetch_add(1, Ordering::Relaxed);
+            match random(4) {
+                0 => backend.stop(),
+                1 => backend.kill(),
+                2 => {
+                    backend.hang();
+                    pause().await;
+                    backend.go_on();
+                    pause().await;
+                }
+                _ => {
+                    backend.turn_health_over();
+                    pause().await;
+                    backend.turn_health_over();
+                    pause().await;
+                }
+            }
+            pause().await;
+        }
+    }
+
+    /// Gives Envoy the listeners anew, with another configuration of the filter.
+    async fn update(self: Arc<Self>, files: Arc<TempDir>) -> Vec<Seen> {
+        while self.goes_on() {
+            self.rest(UPDATE).await;
+            let update = self.updates.fetch_add(1, Ordering::Relaxed) + 1;
+            self.write_listeners(&files, update);
+        }
+        Vec::new()
+    }
+
+    fn write_listeners(&self, files: &TempDir, update: u32) {
+        let filter = |refresh: bool| {
+            let mut filter = json!({
+                "admin_cluster": "local_admin",
+                "admin_timeout_ms": 5000 + update % 2,
+                "max_age_ms": MAX_AGE.as_millis() as u64,
+                "endpoints": [{"path": "/healthz", "clusters": ["my_service"]}],
+            });
+            if refresh {
+                filter["refresh_interval_ms"] = json!(100);
+            }
+            healthz(&filter)
+        };
+        let mut resources = vec![
+            with_tls(listener(self.tls, filter(false))),
+            listener(self.clear, filter(true)),
+        ];
+        for resource in &mut resources {
+            resource["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
+        }
+        let content = json!({"version_info": update.to_string(), "resources": resources});
+        replace_file(&files.path().join("lds.json"), &content);
+    }
+
+    async fn start_envoy(&self, files: &TempDir, backend: u16) -> Envoy {
+        self.write_listeners(files, 0);
+        let admin = free_port();
+        let built_in = listener(self.built_in, health_check("/healthz", "my_service", 1.0));
+        let my_service = with_grpc_check(cluster("my_service", &[("127.0.0.1", backend)]));
+        let mut config = bootstrap(admin, vec![built_in], vec![my_service]);
+        config["dynamic_resources"] = json!({"lds_config": {
+            "resource_api_version": "V3",
+            "path_config_source": {"path": files.path().join("lds.json")},
+        }});
+        // Listeners that were replaced are gone before the next update.
+        let arguments = ["--drain-time-s", "2"];
+        Envoy::start_text(&config.to_string(), admin, &arguments).await
+    }
+}
+
+async fn measure(envoy: &Envoy) -> Measure {
+    let memory = "wasmcustom.envoy_healthz.vm_memory_bytes";
+    let allocated = envoy.stat("server.memory_allocated").await;
+    Measure {
+        resident_mb: envoy.resident_mb(),
+        allocated_mb: allocated as f64 / 1024.0 / 1024.0,
+        vm_kib: envoy.stat(memory).await / 1024,
+        descriptors: envoy.descriptors(),
+    }
+}
+
+/// The median of each quarter.
+fn quarters<T: Copy + PartialOrd>(measures: &[Measure], value: fn(&Measure) -> T) -> [T; 4] {
+    let quarter = measures.len() / 4;
+    [0, 1, 2, 3].map(|nth| {
+        let part = &measures[nth * quarter..(nth + 1) * quarter];
+        let mut values: Vec<T> = part.iter().map(value).collect();
+        values.sort_by(|one, other| one.partial_cmp(other).expect("numbers"));
+        values[values.len() / 2]
+    })
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> ExitCode {
+    let length = Duration::from_secs_f64(Options::parse().minutes * 60.0);
+    let files = Arc::new(tempfile::tempdir().expect("a temporary folder"));
+    let backend = free_port();
+    let soak = Arc::new(Soak {
+        tls: free_port(),
+        clear: free_port(),
+        built_in: free_port(),
+        stop: Arc::new(AtomicBool::new(false)),
+        leavers: AtomicU32::new(0),
+        updates: AtomicU32::new(0),
+        changes: AtomicU32::new(0),
+    });
+    let envoy = soak.start_envoy(&files, backend).await;
+    let (tls, clear) = (soak.tls, soak.clear);
+    let http1 = move || Prober::http(clear);
+    let http2 = move || Prober::https2(tls);
+
+    let begun = Instant::now();
+    let built_in = Prober::http(soak.built_in);
+    // It outlives the probers.
+    let sampled = Arc::new(AtomicBool::new(false));
+    let pause = Duration::from_millis(2);
+    let samples = tokio::spawn(Seen::keep_asking(built_in, pause, Arc::clone(&sampled)));
+    let mut tasks = JoinSet::new();
+    for _ in 0..4 {
+        for prober in [http1(), http2()] {
+            tasks.spawn(Seen::keep_asking(prober, PAUSE, Arc::clone(&soak.stop)));
+        }
+    }
+    tasks.spawn(Arc::clone(&soak).reconnect(http1));
+    tasks.spawn(Arc::clone(&soak).reconnect(http2));
+    tasks.spawn(Arc::clone(&soak).leave());
+    tasks.spawn(Arc::clone(&soak).flood());
+    tasks.spawn(Arc::clone(&soak).update(Arc::clone(&files)));
+    let measuring = async {
+        let mut measures = Vec::new();
+        while begun.elapsed() < length {
+            measures.push(measure(&envoy).await);
+            tokio::time::sleep(MEASURE).await;
+        }
+        soak.stop.store(true, Ordering::Relaxed);
+        measures
+    };
+    let (measures, ()) = tokio::join!(measuring, soak.change_backend(backend));
+    let answers: Vec<Seen> = tasks.join_all().await.into_iter().flatten().collect();
+    sampled.store(true, Ordering::Relaxed);
+    let samples = samples.await.expect("the sampler ends");
+    report(
+        &soak,
+        &envoy,
+        begun.elapsed(),
+        &answers,
+        &samples,
+        &measures,
+    )
+}
+
+/// Prints the figures, and whether they are good.
+fn report(
+    soak: &Soak,
+    envoy: &Envoy,
+    took: Duration,
+    answers: &[Seen],
+    samples: &[Seen],
+    measures: &[Measure],
+) -> ExitCode {
+    let count = |status| {
+        let of_this = |answer: &&Seen| answer.status == status;
+        answers.iter().filter(of_this).count()
+    };
+    let wrong: Vec<_> = answers
+        .iter()
+        .filter(|answer| answer.status.is_some())
+        .filter_map(|answer| Some((answer, answer.refuted_by(samples, MAX_AGE)?)))
+        .collect();
+    let unanswered = count(None);
+    let number = |counter: &AtomicU32| counter.load(Ordering::Relaxed);
+    println!(
+        "soak: {:.1} min, Envoy {}",
+        took.as_secs_f64() / 60.0,
+        version()
+    );
+    println!(
+        "probes: {}: {} times 200, {} times 503, {unanswered} unanswered, {} wrong",
+        answers.len(),
+        count(Some(200)),
+        count(Some(503)),
+        wrong.len()
+    );
+    println!(
+        "meanwhile: {} clients that left, {} listener updates, {} changes of the backend, {} turns of \
+         its health",
+        number(&soak.leavers),
+        number(&soak.updates),
+        number(&soak.changes),
+        turns(samples)
+    );
+    let resident = quarters(measures, |measure| measure.resident_mb);
+    let allocated = quarters(measures, |measure| measure.allocated_mb);
+    let vm = quarters(measures, |measure| measure.vm_kib);
+    let descriptors = quarters(measures, |measure| measure.descriptors);
+    println!("the median of each quarter:");
+    println!("  resident memory, MiB: {resident:.1?}");
+    println!("  allocated by Envoy, MiB: {allocated:.1?}");
+    println!("  VM memory, KiB: {vm:?}");
+    println!("  file descriptors: {descriptors:?}");
+
+    let mut faults = Vec::new();
+    if let Some((answer, known)) = wrong.first() {
+        faults.push(format!("wrong: {answer:?} beside {known:?}"));
+    }
+    if unanswered > 0 {
+        faults.push(format!("{unanswered} probes had no answer"));
+    }
+    if answers.is_empty() || turns(samples) == 0 || number(&soak.updates) == 0 {
+        faults.push("too short: nothing turned, or no listener was updated".to_owned());
+    }
+    // What is there to grow has grown by the second quarter, up to the allocator's own to and fro.
+    let [_, early, _, late] = resident;
+    if late > early * 1.05 {
+        faults.push("resident memory grew".to_owned());
+    }
+    let [_, early, _, late] = vm;
+    if late > early {
+        faults.push("VM memory grew".to_owned());
+    }
+    let [_, early, _, late] = descriptors;
+    if late > early + 10 {
+        faults.push("file descriptors grew".to_owned());
+    }
+    for fault in &faults {
+        println!("FAILED: {fault}");
+    }
+    if faults.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        println!("--- Envoy's log\n{}---", envoy.log());
+        ExitCode::FAILURE
+    }
+}

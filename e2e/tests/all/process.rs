@@ -1,0 +1,284 @@
+//! The rows of the fault matrix that befall the process: a hot restart, and a clock that steps.
+
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use e2e::config::{bootstrap, cluster, healthz, listener, with_tcp_check};
+use e2e::envoy::Envoy;
+use e2e::fake_admin::{Does, FakeAdmin};
+use e2e::prober::Prober;
+use e2e::{TcpHost, eventually, free_port};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A new Envoy takes the listeners over while probes wait in the old one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hot_restart_leaves_no_probe_without_an_answer() {
+    let healthy = b"c::127.0.0.1:9000::health_flags::healthy\n".to_vec();
+    let slow_admin = FakeAdmin::start(Does::Delay(Duration::from_secs(2), healthy)).await;
+    let (admin, port, slow) = (free_port(), free_port(), free_port());
+    let (_host, live) = TcpHost::on_free_port().await;
+    let filter = |admin_cluster: &str| {
+        healthz(&json!({
+            // The new process takes the admin's port at once and answers once it has started.
+            "admin_cluster": admin_cluster, "admin_timeout_ms": 20000, "max_age_ms": 0,
+            "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
+        }))
+    };
+    let listeners = vec![
+        listener(port, filter("local_admin")),
+        listener(slow, filter("slow_admin")),
+    ];
+    let clusters = vec![
+        with_tcp_check(cluster("c", &[("127.0.0.1", live)])),
+        cluster("slow_admin", &[("127.0.0.1", slow_admin.port)]),
+    ];
+    let config = bootstrap(admin, listeners, clusters).to_string();
+    let base_id = free_port().to_string();
+    let start = async |epoch: &str| {
+        let times = ["--drain-time-s", "1", "--parent-shutdown-time-s", "5"];
+        let arguments = [
+            &["--base-id", &base_id, "--restart-epoch", epoch],
+            &times[..],
+        ]
+        .concat();
+        Envoy::start_text(&config, admin, &arguments).await
+    };
+    let old = start("0").await;
+    Prober::http(port).wait_for(200).await;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let probing = {
+        let stop = Arc::clone(&stop);
+        tokio::spawn(async move {
+            let mut answers = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let answer = Prober::http(port).try_get("/healthz").await;
+                answers.push(answer.map(|answer| answer.status).ok());
+            }
+            answers
+        })
+    };
+    let waiting: Vec<_> = (0..20)
+        .map(|_| {
+            let prober = Prober::http(slow);
+            tokio::spawn(async move { prober.get("/healthz").await.status })
+        })
+        .collect();
+    eventually("they wait", async || {
+        let active = old.stat("http.e2e.downstream_rq_active").await;
+        (active >= 20).then_some(())
+    })
+    .await;
+    let new = start("1").await;
+    for probe in waiting {
+        assert_eq!(probe.await.unwrap(), 200);
+    }
+    eventually("the old process ends", async || {
+        (!old.logged(&["exiting"]).is_empty()).then_some(())
+    })
+    .await;
+    stop.store(true, Ordering::Relaxed);
+    let answers = probing.await.unwrap();
+    assert!(answers.len() > 100, "only {} answers", answers.len());
+    assert!(
+        answers.iter().all(|status| *status == Some(200)),
+        "{answers:?}"
+    );
+    assert_eq!(new.stat("server.hot_restart_epoch").await, 1);
+}
+
+const MAX_AGE: Duration = Duration::from_millis(500);
+
+/// A wall clock that a test steps.
+struct Clock {
+    dir: TempDir,
+    file: File,
+    library: PathBuf,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clock_step.c");
+        let library = dir.path().join("clock_step.so");
+        let built = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
+            .args([&library, &source])
+            .status();
+        assert!(built.is_ok_and(|status| status.success()), "{source:?}");
+        let file = File::create(dir.path().join("clock")).unwrap();
+        let mut clock = Self { dir, file, library };
+        clock.step_to(0);
+        clock
+    }
+
+    /// From now on the clock is this far from the right time, in seconds.
+    fn step_to(&mut self, seconds: i64) {
+        // In place and of one length: Envoy reads it all the time.
+        self.file.rewind().unwrap();
+        self.file.write_all(&seconds.to_ne_bytes()).unwrap();
+    }
+
+    /// Starts an Envoy by this clock.
+    async fn start(&self, config: &Value, admin: u16) -> Envoy {
+        let file = self.dir.path().join("clock");
+        let variables: [(&str, &Path); 2] = [("LD_PRELOAD", &self.library), ("CLOCK_STEP", &file)];
+        Envoy::start_in(&config.to_string(), admin, &[], &variables).await
+    }
+}
+
+/// The wall clock, by which workers agree on who refreshes and on who saw a turn last, steps: the
+/// answers stay right, the refreshes go on, and the turns are logged.
+#[tokio::test]
+async fn clock_steps() {
+    let (admin, port, host) = (free_port(), free_port(), free_port());
+    let filter = healthz(&json!({
+        "admin_cluster": "local_admin",
+        "max_age_ms": MAX_AGE.as_millis() as u64,
+        "refresh_interval_ms": 50,
+        "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
+    }));
+    let clusters = vec![with_tcp_check(cluster("c", &[("127.0.0.1", host)]))];
+    let config = bootstrap(admin, vec![listener(port, filter)], clusters);
+    let mut clock = Clock::new();
+    let envoy = clock.start(&config, admin).await;
+    let refreshes = async || {
+        envoy
+            .stat("wasmcustom.envoy_healthz.refreshes.succeeded")
+            .await
+    };
+    let lines = || envoy.logged(&["envoy-healthz: /healthz is "]);
+    let turned = async |status, word: &str| {
+        Prober::http(port).wait_for(status).await;
+        eventually(&format!("the log's last line is {word}"), async || {
+            lines().last()?.contains(word).then_some(())
+        })
+        .await;
+    };
+    let mut up = Some(TcpHost::start(host).await);
+    turned(200, "is healthy").await;
+    let mut logged = lines().len();
+    for step in [3600, 0, -3600, 86400, -86400, -86399, -86400] {
+        // No worker has a snapshot from before the last turn.
+        tokio::time::sleep(MAX_AGE).await;
+        clock.step_to(step);
+        // Nothing has turned: on whichever worker, no probe may be told so.
+        for _ in 0..20 {
+            let answer = Prober::http(port).get("/healthz").await;
+            assert_eq!(answer.status, 200, "{step}");
+        }
+        let before = refreshes().await;
+        eventually(&format!("{step}: it refreshes unasked"), async || {
+            (refreshes().await >= before + 10).then_some(())
+        })
+        .await;
+        drop(up.take());
+        turned(503, "is unhealthy: c 0/1").await;
+        up = Some(TcpHost::start(host).await);
+        turned(200, "is healthy").await;
+        logged += 2;
+        assert_eq!(lines().len(), logged, "{step}: one line a turn");
+    }
+    // It did step.
+    let today = jiff::Timestamp::now().strftime("[%Y-%m-%d").to_string();
+    let yesterday = envoy.logged(&["is healthy"]).pop().unwrap();
+    assert!(!yesterday.starts_with(&today), "{yesterday}");
+}
+
+/// The admin falls silent and the clock is set back: what the workers have shared grows old all the
+/// same, though by the clock it becomes young once more.
+#[tokio::test]
+async fn clock_set_back_while_the_admin_is_silent() {
+    let healthy = Does::Answer(200, b"c::127.0.0.1:9000::health_flags::healthy\n".to_vec());
+    for seconds in [-2, -3600] {
+        let fake = FakeAdmin::start(healthy.clone()).await;
+        let (admin, port) = (free_port(), free_port());
+        let filter = healthz(&json!({
+            "admin_cluster": "fake", "admin_timeout_ms": 200,
+            "max_age_ms": MAX_AGE.as_millis() as u64, "refresh_interval_ms": 50,
+            "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
+        }));
+        let leads_to_fake = cluster("fake", &[("127.0.0.1", fake.port)]);
+        let config = bootstrap(admin, vec![listener(port, filter)], vec![leads_to_fake]);
+        let mut clock = Clock::new();
+        let _envoy = clock.start(&config, admin).await;
+        for _ in 0..20 {
+            Prober::http(port).wait_for(200).await;
+        }
+        fake.turn_to(Does::Hang);
+        clock.step_to(seconds);
+        let begun = Instant::now();
+        Prober::http(port).wait_for(503).await;
+        // The other worker's snapshot may be of the same age.
+        tokio::time::sleep(MAX_AGE).await;
+        while begun.elapsed() < Duration::from_secs(5) {
+            let answer = Prober::http(port).get("/healthz").await;
+            assert_eq!(answer.status, 503, "{seconds} s, {:?}", begun.elapsed());
+        }
+        fake.turn_to(healthy.clone());
+        Prober::http(port).wait_for(200).await;
+    }
+}
+
+/// A listener that was replaced leaves no tick behind that wakes Envoy for nothing.
+#[tokio::test]
+async fn replaced_listeners_do_not_tick_on() {
+    let (admin, port) = (free_port(), free_port());
+    let dir = tempfile::tempdir().unwrap();
+    let lds = dir.path().join("lds.json");
+    let write = |version: u64, refresh: bool| {
+        let mut filter = json!({
+            "admin_cluster": "local_admin", "max_age_ms": 1000 + version,
+            "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
+        });
+        if refresh {
+            filter["refresh_interval_ms"] = json!(50);
+        }
+        let mut listener = listener(port, healthz(&filter));
+        listener["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
+        let resources = json!({"version_info": version.to_string(), "resources": [listener]});
+        e2e::replace_file(&lds, &resources);
+    };
+    write(0, false);
+    let mut config = bootstrap(admin, vec![], vec![cluster("c", &[("127.0.0.1", 1)])]);
+    config["dynamic_resources"] = json!({"lds_config": {
+        "resource_api_version": "V3", "path_config_source": {"path": lds},
+    }});
+    let envoy = Envoy::start_text(&config.to_string(), admin, &["--drain-time-s", "1"]).await;
+    let taken = async |version: u64| {
+        eventually(
+            "the update is taken and the old listener gone",
+            async || {
+                let updates = envoy.stat("listener_manager.lds.update_success").await;
+                let draining = envoy
+                    .stat("listener_manager.total_listeners_draining")
+                    .await;
+                (updates > version && (draining == 0 || version < 60)).then_some(())
+            },
+        )
+        .await;
+    };
+    let sleeps_in_a_second = async || {
+        let before = envoy.sleeps();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        envoy.sleeps() - before
+    };
+    taken(0).await;
+    let before = sleeps_in_a_second().await;
+    for version in 1..=60 {
+        write(version, version < 60);
+        taken(version).await;
+    }
+    eventually("Envoy sleeps as it did before", async || {
+        let after = sleeps_in_a_second().await;
+        println!("{before} sleeps in a second before, {after} now");
+        (after < before + 50).then_some(())
+    })
+    .await;
+}

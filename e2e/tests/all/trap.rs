@@ -1,0 +1,176 @@
+//! What a trap in the VM does, by `make trap`'s build: it traps at a probe `/healthz?trap`, and at
+//! an admin's reply of 599.
+
+use std::time::{Duration, Instant};
+
+use e2e::config::{bootstrap, cluster, healthz, listener};
+use e2e::envoy::Envoy;
+use e2e::fake_admin::{Does, FakeAdmin};
+use e2e::prober::Prober;
+use e2e::{eventually, free_port, root};
+use serde_json::{Value, json};
+
+const HEALTHY: &[u8] = b"c::127.0.0.1:9000::health_flags::healthy\n";
+
+/// Longer than Envoy's `reload_config.backoff`: 1 s by default, and some jitter.
+const BACKOFF: Duration = Duration::from_secs(3);
+
+/// An Envoy with one worker, and the same filter on two listeners: on the first for every route, on
+/// the second for `/healthz` alone.
+struct Trapping {
+    envoy: Envoy,
+    fake: FakeAdmin,
+    everywhere: Prober,
+    one_route: Prober,
+}
+
+impl Trapping {
+    async fn start(policy: &str, workers: &str, fields: Value) -> Self {
+        let path = root().join("target/trap/wasm32-wasip1/wasm/envoy_healthz.wasm");
+        assert!(path.exists(), "{path:?} is missing: run make trap");
+        let fake = FakeAdmin::start(Does::Answer(200, HEALTHY.to_vec())).await;
+        let mut config = json!({
+            "admin_cluster": "local_admin", "admin_timeout_ms": 60000, "max_age_ms": 0,
+            "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
+        });
+        let fields = fields.as_object().expect("fields").clone();
+        config.as_object_mut().expect("an object").extend(fields);
+        let mut filter = healthz(&config);
+        filter["typed_config"]["config"]["failure_policy"] = json!(policy);
+        filter["typed_config"]["config"]["vm_config"]["code"]["local"]["filename"] = json!(path);
+        let (admin, everywhere, one_route) = (free_port(), free_port(), free_port());
+        let mut off = filter.clone();
+        off["disabled"] = json!(true);
+        let mut one = listener(one_route, off);
+        let manager = &mut one["filter_chains"][0]["filters"][0]["typed_config"];
+        let routes = &mut manager["route_config"]["virtual_hosts"][0]["routes"];
+        let route = json!({
+            "match": {"path": "/healthz"}, "direct_response": {"status": 503},
+            "typed_per_filter_config": {"envoy-healthz": {
+                "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {},
+            }},
+        });
+        routes.as_array_mut().expect("routes").insert(0, route);
+        let mut all = listener(everywhere, filter);
+        // What bounds the wait of the probes that a trap has made the filter forget.
+        all["filter_chains"][0]["filters"][0]["typed_config"]["stream_idle_timeout"] = json!("3s");
+        let mut config = bootstrap(admin, vec![all, one], vec![]);
+        config["static_resources"]["clusters"] =
+            json!([cluster("local_admin", &[("127.0.0.1", fake.port)])]);
+        let arguments = ["--concurrency", workers];
+        Self {
+            envoy: Envoy::start_text(&config.to_string(), admin, &arguments).await,
+            fake,
+            everywhere: Prober::http(everywhere),
+            one_route: Prober::http(one_route),
+        }
+    }
+
+    /// Probes the way into the trap.
+    async fn trap(&self) {
+        let traps = self.traps();
+        assert_eq!(self.everywhere.get("/healthz?trap").await.status, 503);
+        eventually("it traps", async || (self.traps() > traps).then_some(())).await;
+    }
+
+    fn traps(&self) -> usize {
+        self.envoy.logged(&["failed: Uncaught RuntimeError"]).len()
+    }
+
+    async fn statuses(&self, path: &str) -> (u16, u16) {
+        let everywhere = self.everywhere.get(path).await.status;
+        (everywhere, self.one_route.get(path).await.status)
+    }
+}
+
+#[tokio::test]
+async fn fail_reload_makes_a_new_vm() {
+    let trapping = Trapping::start("FAIL_RELOAD", "1", json!({})).await;
+    assert_eq!(trapping.statuses("/healthz").await, (200, 200));
+    // Envoy makes no new machine before the last one is a second and some jitter old.
+    tokio::time::sleep(BACKOFF).await;
+    trapping.trap().await;
+    // The next request has the new machine: no probe after the one that trapped is harmed.
+    let begun = Instant::now();
+    assert_eq!(trapping.everywhere.get("/healthz").await.status, 200);
+    println!(
+        "FAIL_RELOAD: 200 again {:?} after the trap",
+        begun.elapsed()
+    );
+    assert_eq!(trapping.statuses("/other").await, (418, 418));
+
+    // Another trap at once: until the second machine is old enough, probes are told 503.
+    trapping.trap().await;
+    let begun = Instant::now();
+    assert_eq!(trapping.everywhere.get("/healthz").await.status, 503);
+    assert_eq!(trapping.one_route.get("/other").await.status, 418);
+    trapping.everywhere.wait_for(200).await;
+    println!(
+        "FAIL_RELOAD: 200 again {:?} after a second trap",
+        begun.elapsed()
+    );
+    assert_eq!(trapping.statuses("/healthz").await, (200, 200));
+}
+
+#[tokio::test]
+async fn fail_closed_stays_closed() {
+    let trapping = Trapping::start("FAIL_CLOSED", "1", json!({})).await;
+    assert_eq!(trapping.statuses("/healthz").await, (200, 200));
+    trapping.trap().await;
+    // For longer than FAIL_RELOAD would take; traffic without the filter goes on.
+    let begun = Instant::now();
+    while begun.elapsed() < BACKOFF {
+        assert_eq!(trapping.statuses("/healthz").await, (503, 503));
+        assert_eq!(trapping.statuses("/other").await, (503, 418));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A trap makes the VM forget who waits; Envoy's `stream_idle_timeout` answers them.
+#[tokio::test]
+async fn probes_that_wait_when_it_traps() {
+    let trapping = Trapping::start("FAIL_RELOAD", "1", json!({})).await;
+    assert_eq!(trapping.statuses("/healthz").await, (200, 200));
+    trapping.fake.turn_to(Does::Hang);
+    let waiting: Vec<_> = (0..5)
+        .map(|_| {
+            let prober = trapping.everywhere.clone();
+            tokio::spawn(async move { prober.get("/healthz").await.status })
+        })
+        .collect();
+    eventually("they wait", async || {
+        let active = trapping.envoy.stat("http.e2e.downstream_rq_active").await;
+        (active == 5).then_some(())
+    })
+    .await;
+    trapping.trap().await;
+    trapping.fake.turn_to(Does::Answer(200, HEALTHY.to_vec()));
+    trapping.everywhere.wait_for(200).await;
+    for probe in waiting {
+        assert_eq!(probe.await.unwrap(), 503);
+    }
+}
+
+/// The worker that refreshes in the background traps: the others go on, and it comes back.
+#[tokio::test]
+async fn a_trap_in_a_background_refresh() {
+    let fields = json!({"max_age_ms": 1000, "refresh_interval_ms": 50, "admin_timeout_ms": 300});
+    let trapping = Trapping::start("FAIL_RELOAD", "2", fields).await;
+    trapping.everywhere.wait_for(200).await;
+    // Every machine that refreshes traps, until none is left that would.
+    trapping.fake.turn_to(Does::Answer(599, vec![]));
+    let prober = trapping.everywhere.clone();
+    eventually("each of three machines has trapped", async || {
+        let _ = prober.try_get("/healthz").await;
+        (trapping.traps() >= 3).then_some(())
+    })
+    .await;
+    trapping.fake.turn_to(Does::Answer(200, HEALTHY.to_vec()));
+    trapping.everywhere.wait_for(200).await;
+    // For longer than max_age_ms, on connections to either worker.
+    let begun = Instant::now();
+    while begun.elapsed() < BACKOFF {
+        trapping.everywhere.wait_for(200).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
