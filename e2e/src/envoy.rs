@@ -94,9 +94,11 @@ impl Envoy {
         envoy
     }
 
-    /// All that it has logged.
+    /// What it has logged, less the list of all its extensions.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+        let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        let lines = log.lines().filter(|line| !line.contains("]   "));
+        lines.map(|line| format!("{line}\n")).collect()
     }
 
     /// The lines of its log that hold all of these texts.

@@ -49,11 +49,13 @@ pub fn replace_file(path: &Path, content: &serde_json::Value) {
 }
 
 /// A port of 127.0.0.1 that nobody listens on, from below the range the kernel gives to clients.
+/// Processes with neighbouring ids begin far from each other.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % 20_000).expect("under 20000");
+    let start = std::process::id().wrapping_mul(7919) % 20_000;
+    let start = u16::try_from(start).expect("under 20000");
     loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let step = NEXT.fetch_add(1, Ordering::Relaxed) % 20_000;
         let port = 10_000 + (start + step) % 20_000;
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return port;

@@ -194,10 +194,15 @@ async fn clients_that_leave_leave_nothing_behind() {
             (came >= count && here == 0).then_some(())
         })
         .await;
-        envoy.stat("wasmcustom.envoy_healthz.vm_memory_bytes").await
+        e2e::eventually("its memory is told", async || {
+            let memory = "wasmcustom.envoy_healthz.vm_memory_bytes";
+            Some(envoy.stat(memory).await).filter(|&bytes| bytes > 0)
+        })
+        .await
     };
-    // A waiting probe takes some 40 bytes of the VM's memory.
+    // A waiting probe takes some 40 bytes of the VM's memory: all that came would take over 1.1 MiB.
+    // Those that wait at the same time, while Envoy is slow, may take some of that.
     let before = come_and_go(500).await;
     let after = come_and_go(30_000).await;
-    assert!(before > 0 && after <= before, "{before} and {after} bytes");
+    assert!(after < before + 600_000, "{before} and {after} bytes");
 }

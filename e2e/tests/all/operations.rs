@@ -6,11 +6,11 @@ use e2e::config::{bootstrap, cluster, healthz, listener, with_tcp_check};
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin};
 use e2e::prober::Prober;
-use e2e::{eventually, free_port};
+use e2e::{TcpHost, eventually, free_port};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 const HEALTHY: &[u8] = b"c::127.0.0.1:9000::health_flags::healthy\n";
 
@@ -169,14 +169,13 @@ async fn logs_and_stats() {
 
     let mut lines = Vec::new();
     let mut probes = [0, 0];
-    for round in 0..6 {
-        let (listener, expected) = match round % 2 {
-            0 => (None, 503),
-            _ => (
-                Some(TcpListener::bind(("127.0.0.1", live)).await.unwrap()),
-                200,
-            ),
-        };
+    // The last one stays until the end, so that nothing turns after the rounds.
+    let mut host = None;
+    for expected in [503, 200, 503, 200, 503, 200] {
+        drop(host.take());
+        if expected == 200 {
+            host = Some(TcpHost::start(live).await);
+        }
         let mut count = |status: u16| probes[usize::from(status == 503)] += 1;
         eventually("the turn is seen", async || {
             let status = prober.get("/healthz").await.status;
@@ -195,7 +194,6 @@ async fn logs_and_stats() {
             200 => "/healthz is healthy".to_owned(),
             _ => format!("/healthz is unhealthy: c 0/1 healthy: 127.0.0.1:{live} failed_active_hc"),
         });
-        drop(listener);
     }
     let logged: Vec<_> = envoy
         .logged(&["wasm log", "envoy-healthz: /healthz "])
