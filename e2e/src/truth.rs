@@ -8,7 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinHandle;
+
 use crate::prober::Prober;
+
+/// Between two samples.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// A host's health lasts at least this long: a little less than the 100 ms between two checks.
+/// Samples that lie further apart, for Envoy or the sampler was held up, may have missed a turn.
+const SHORTEST: Duration = Duration::from_millis(90);
 
 /// A status, when it was asked for and when it came.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +26,26 @@ pub struct Seen {
     came: Instant,
     /// `None` if no answer came.
     pub status: Option<u16>,
+}
+
+/// Asks Envoy's own filter until it is stopped, which is after all answers to be judged have come.
+pub struct Sampler {
+    stop: Arc<AtomicBool>,
+    samples: JoinHandle<Vec<Seen>>,
+}
+
+/// What Envoy knew, sample by sample.
+pub struct Truth(Vec<Seen>);
+
+/// How many answers were what, beside the truth.
+#[derive(Debug, Default)]
+pub struct Judged {
+    /// Envoy knew the same.
+    pub right: usize,
+    /// Nobody can tell: there was no sample in time.
+    pub unknown: usize,
+    /// Envoy knew otherwise, or there was no answer; each with what Envoy knew.
+    pub wrong: Vec<(Seen, Vec<Seen>)>,
 }
 
 impl Seen {
@@ -40,22 +69,74 @@ impl Seen {
         }
         seen
     }
+}
 
-    /// The samples of the time that this answer may speak of, if none of them agrees with it.
-    pub fn refuted_by<'a>(&self, samples: &'a [Self], max_age: Duration) -> Option<&'a [Self]> {
-        let from = self.asked - max_age;
-        let first = samples
-            .partition_point(|sample| sample.came < from)
-            .saturating_sub(1);
-        let last = samples.partition_point(|sample| sample.asked <= self.came);
-        let known = &samples[first..(last + 1).min(samples.len())];
-        let agrees = known.iter().any(|sample| sample.status == self.status);
-        (!agrees || self.status.is_none()).then_some(known)
+impl Sampler {
+    /// Begins to ask this prober, which leads to Envoy's own filter.
+    pub async fn start(built_in: Prober) -> Self {
+        let first = Seen::ask(&built_in).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let samples = tokio::spawn(async move {
+            let mut samples = vec![first];
+            samples.extend(Seen::keep_asking(built_in.clone(), PAUSE, stopped).await);
+            samples.push(Seen::ask(&built_in).await);
+            samples
+        });
+        Self { stop, samples }
+    }
+
+    /// What it was told.
+    pub async fn stop(self) -> Truth {
+        self.stop.store(true, Ordering::Relaxed);
+        Truth(self.samples.await.expect("the sampler ends"))
     }
 }
 
-/// How often the samples turn from one status to another.
-pub fn turns(samples: &[Seen]) -> usize {
-    let pairs = samples.windows(2);
-    pairs.filter(|two| two[0].status != two[1].status).count()
+impl Truth {
+    /// How often it turned from one status to another.
+    pub fn turns(&self) -> usize {
+        let pairs = self.0.windows(2);
+        pairs.filter(|two| two[0].status != two[1].status).count()
+    }
+
+    /// Holds answers that may be as old as this against it.
+    pub fn judge(&self, answers: impl IntoIterator<Item = Seen>, max_age: Duration) -> Judged {
+        let mut judged = Judged::default();
+        for answer in answers {
+            let known = self.around(answer.asked - max_age, answer.came);
+            let agrees = known.iter().any(|sample| sample.status == answer.status);
+            let mut pairs = known.windows(2);
+            let missed = pairs.any(|two| two[1].came - two[0].asked > SHORTEST);
+            if answer.status.is_some() && agrees {
+                judged.right += 1;
+            } else if answer.status.is_some() && missed {
+                judged.unknown += 1;
+            } else {
+                judged.wrong.push((answer, known.to_vec()));
+            }
+        }
+        judged
+    }
+
+    /// The samples of this time, the one before and the one after it.
+    fn around(&self, from: Instant, to: Instant) -> &[Seen] {
+        let before = self.0.partition_point(|sample| sample.came < from);
+        let after = self.0.partition_point(|sample| sample.asked <= to);
+        let end = self.0.len().min(after + 1);
+        &self.0[before.saturating_sub(1)..end]
+    }
+}
+
+impl Judged {
+    /// Panics if an answer is wrong, or if too many cannot be judged.
+    pub fn assert_right(&self) {
+        assert!(self.wrong.is_empty(), "wrong: {:?}", self.wrong.first());
+        assert!(
+            self.unknown * 5 <= self.right,
+            "{} answers are right, {} cannot be judged",
+            self.right,
+            self.unknown
+        );
+    }
 }

@@ -16,7 +16,7 @@ use e2e::backend::Backend;
 use e2e::config::{bootstrap, cluster, health_check, healthz, listener, with_grpc_check, with_tls};
 use e2e::envoy::{Envoy, version};
 use e2e::prober::Prober;
-use e2e::truth::{Seen, turns};
+use e2e::truth::{Sampler, Seen, Truth};
 use e2e::{free_port, replace_file};
 use serde_json::json;
 use tempfile::TempDir;
@@ -260,11 +260,7 @@ async fn main() -> ExitCode {
     let http2 = move || Prober::https2(tls);
 
     let begun = Instant::now();
-    let built_in = Prober::http(soak.built_in);
-    // It outlives the probers.
-    let sampled = Arc::new(AtomicBool::new(false));
-    let pause = Duration::from_millis(2);
-    let samples = tokio::spawn(Seen::keep_asking(built_in, pause, Arc::clone(&sampled)));
+    let sampler = Sampler::start(Prober::http(soak.built_in)).await;
     let mut tasks = JoinSet::new();
     for _ in 0..4 {
         for prober in [http1(), http2()] {
@@ -287,16 +283,8 @@ async fn main() -> ExitCode {
     };
     let (measures, ()) = tokio::join!(measuring, soak.change_backend(backend));
     let answers: Vec<Seen> = tasks.join_all().await.into_iter().flatten().collect();
-    sampled.store(true, Ordering::Relaxed);
-    let samples = samples.await.expect("the sampler ends");
-    report(
-        &soak,
-        &envoy,
-        begun.elapsed(),
-        &answers,
-        &samples,
-        &measures,
-    )
+    let truth = sampler.stop().await;
+    report(&soak, &envoy, begun.elapsed(), &answers, &truth, &measures)
 }
 
 /// Prints the figures, and whether they are good.
@@ -305,18 +293,15 @@ fn report(
     envoy: &Envoy,
     took: Duration,
     answers: &[Seen],
-    samples: &[Seen],
+    truth: &Truth,
     measures: &[Measure],
 ) -> ExitCode {
     let count = |status| {
         let of_this = |answer: &&Seen| answer.status == status;
         answers.iter().filter(of_this).count()
     };
-    let wrong: Vec<_> = answers
-        .iter()
-        .filter(|answer| answer.status.is_some())
-        .filter_map(|answer| Some((answer, answer.refuted_by(samples, MAX_AGE)?)))
-        .collect();
+    let answered = answers.iter().filter(|answer| answer.status.is_some());
+    let judged = truth.judge(answered.copied(), MAX_AGE);
     let unanswered = count(None);
     let number = |counter: &AtomicU32| counter.load(Ordering::Relaxed);
     println!(
@@ -325,11 +310,13 @@ fn report(
         version()
     );
     println!(
-        "probes: {}: {} times 200, {} times 503, {unanswered} unanswered, {} wrong",
+        "probes: {}: {} times 200, {} times 503, {unanswered} unanswered, {} wrong, {} with no sample \
+         to hold them against",
         answers.len(),
         count(Some(200)),
         count(Some(503)),
-        wrong.len()
+        judged.wrong.len(),
+        judged.unknown
     );
     println!(
         "meanwhile: {} clients that left, {} listener updates, {} changes of the backend, {} turns of \
@@ -337,7 +324,7 @@ fn report(
         number(&soak.leavers),
         number(&soak.updates),
         number(&soak.changes),
-        turns(samples)
+        truth.turns()
     );
     let resident = quarters(measures, |measure| measure.resident_mb);
     let allocated = quarters(measures, |measure| measure.allocated_mb);
@@ -350,13 +337,16 @@ fn report(
     println!("  file descriptors: {descriptors:?}");
 
     let mut faults = Vec::new();
-    if let Some((answer, known)) = wrong.first() {
+    if let Some((answer, known)) = judged.wrong.first() {
         faults.push(format!("wrong: {answer:?} beside {known:?}"));
+    }
+    if judged.unknown * 5 > judged.right {
+        faults.push("too many answers could not be judged".to_owned());
     }
     if unanswered > 0 {
         faults.push(format!("{unanswered} probes had no answer"));
     }
-    if answers.is_empty() || turns(samples) == 0 || number(&soak.updates) == 0 {
+    if answers.is_empty() || truth.turns() == 0 || number(&soak.updates) == 0 {
         faults.push("too short: nothing turned, or no listener was updated".to_owned());
     }
     // What is there to grow has grown by the second quarter, up to the allocator's own to and fro.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use e2e::backend::Backend;
 use e2e::config::{cluster, with_grpc_check, with_tcp_check};
-use e2e::truth::{Seen, turns};
+use e2e::truth::{Sampler, Seen};
 use e2e::{TcpHost, free_port, replace_file};
 use serde_json::{Value, json};
 
@@ -44,14 +44,12 @@ async fn flapping_every_100_ms() {
     let port = free_port();
     let flapping = with_tcp_check(cluster("healthz", &[("127.0.0.1", port)]));
     let pair = Pair::start(vec![one_of("healthz")], clusters(vec![flapping])).await;
+    let sampler = Sampler::start(pair.built_in.clone()).await;
     let stop = Arc::new(AtomicBool::new(false));
-    let ask = |prober: &e2e::prober::Prober, pause| {
-        let pause = Duration::from_millis(pause);
-        tokio::spawn(Seen::keep_asking(prober.clone(), pause, Arc::clone(&stop)))
-    };
-    let samples = ask(&pair.built_in, 1);
     // One alone: probes that wait at the same time share a call that one of them has sent before.
-    let answers = ask(&pair.ours, 3);
+    let pause = Duration::from_millis(3);
+    let answers = Seen::keep_asking(pair.ours.clone(), pause, Arc::clone(&stop));
+    let answers = tokio::spawn(answers);
     for _ in 0..50 {
         let host = TcpHost::start(port).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -59,14 +57,12 @@ async fn flapping_every_100_ms() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     stop.store(true, Ordering::Relaxed);
-    let samples = samples.await.unwrap();
-    let turns = turns(&samples);
+    let answers = answers.await.unwrap();
+    let truth = sampler.stop().await;
+    let turns = truth.turns();
     assert!(turns >= 10, "only {turns} turns were seen");
-    for answer in answers.await.unwrap() {
-        // max_age_ms is 0.
-        let refuted = answer.refuted_by(&samples, Duration::ZERO);
-        assert!(refuted.is_none(), "{answer:?} is wrong beside {refuted:?}");
-    }
+    // max_age_ms is 0.
+    truth.judge(answers, Duration::ZERO).assert_right();
 }
 
 #[tokio::test]

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use e2e::config::{bootstrap, cluster, health_check, healthz, listener, with_tcp_check};
 use e2e::envoy::Envoy;
 use e2e::prober::Prober;
-use e2e::truth::{Seen, turns};
+use e2e::truth::{Sampler, Seen};
 use e2e::{TcpHost, free_port};
 use serde_json::json;
+use tokio::task::JoinSet;
 
 const LENGTH: Duration = Duration::from_secs(60);
 const MAX_AGE: Duration = Duration::from_millis(250);
@@ -32,17 +33,17 @@ async fn no_answer_is_wrong_while_the_backend_stops_and_starts() {
     let envoy = Envoy::start(&bootstrap(admin, listeners, hosts), admin).await;
 
     let begun = Instant::now();
+    let sampler = Sampler::start(Prober::http(built_in)).await;
     let stop = Arc::new(AtomicBool::new(false));
-    let ask = |port, pause| {
-        let pause = Duration::from_millis(pause);
-        tokio::spawn(Seen::keep_asking(
-            Prober::http(port),
+    let mut probers = JoinSet::new();
+    for _ in 0..PROBERS {
+        let pause = Duration::from_millis(15);
+        probers.spawn(Seen::keep_asking(
+            Prober::http(ours),
             pause,
             Arc::clone(&stop),
-        ))
-    };
-    let samples = ask(built_in, 2);
-    let probers: Vec<_> = (0..PROBERS).map(|_| ask(ours, 15)).collect();
+        ));
+    }
     // Times that differ from run to run, and make up the whole length.
     let mut seed = std::process::id();
     for _ in 0..STOPS {
@@ -55,21 +56,17 @@ async fn no_answer_is_wrong_while_the_backend_stops_and_starts() {
     }
     stop.store(true, Ordering::Relaxed);
 
-    let samples = samples.await.unwrap();
-    let turns = turns(&samples);
+    let answers = probers.join_all().await.concat();
+    let truth = sampler.stop().await;
+    let turns = truth.turns();
     assert!(
         turns >= 2 * STOPS as usize - 1,
         "only {turns} turns were seen"
     );
-    let mut answers = 0;
-    for prober in probers {
-        for answer in prober.await.unwrap() {
-            answers += 1;
-            let refuted = answer.refuted_by(&samples, MAX_AGE);
-            assert!(refuted.is_none(), "{answer:?} is wrong beside {refuted:?}");
-        }
-    }
-    assert!(answers > 10 * PROBERS, "only {answers} answers");
+    let count = answers.len();
+    assert!(count > 10 * PROBERS, "only {count} answers");
+    let judged = truth.judge(answers, MAX_AGE);
+    judged.assert_right();
 
     let stat = async |name: &str| {
         envoy
@@ -82,5 +79,5 @@ async fn no_answer_is_wrong_while_the_backend_stops_and_starts() {
         u128::from(refreshes) <= most,
         "{refreshes} refreshes, {most} allowed"
     );
-    println!("{answers} answers, {turns} turns, {refreshes} refreshes, none wrong");
+    println!("{count} answers, {turns} turns, {refreshes} refreshes, none wrong");
 }
