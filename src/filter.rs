@@ -69,8 +69,8 @@ struct Plugin {
     /// The clusters to ask for: sorted, each once.
     names: Vec<String>,
     clusters_path: String,
-    /// Wakes the root of this machine.
-    queue: u32,
+    /// Wakes the root.
+    queue: Queue,
     /// What the keys of this configuration's shared data begin with.
     key: String,
     stats: Stats,
@@ -89,6 +89,21 @@ struct State {
     strangers: Vec<String>,
     /// When the snapshot in shared data was last looked at, and when that one was asked for.
     looked: (Duration, u64),
+}
+
+/// A queue of one root's own.
+struct Queue {
+    name: String,
+    token: u32,
+}
+
+// Envoy forgets neither queues nor metrics while the machine lives, and this one may see thousands of
+// roots: each update of a listener makes one. They take over what those before them had.
+thread_local! {
+    /// Names of queues whose roots are gone.
+    static SPARE_QUEUES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    /// Names and ids of all metrics.
+    static METRICS: RefCell<Vec<(String, u32)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Our metrics; Envoy shows them as `wasmcustom.envoy_healthz.…`.
@@ -136,6 +151,9 @@ enum Reply<T> {
 
 impl Context for Root {
     fn on_done(&mut self) -> bool {
+        if let Some(plugin) = &self.plugin {
+            plugin.stats.add_up();
+        }
         // When a listener is replaced, Envoy 1.40 forgets this context but not its tick.
         let _ = hostcalls::set_tick_period(Duration::ZERO);
         true
@@ -238,7 +256,6 @@ impl Drop for Stream {
 impl Plugin {
     fn new(config: Config, text: &[u8]) -> Self {
         let names = config.cluster_names();
-        let queue = format!("envoy-healthz/{:x}", RandomState::new().hash_one(0));
         let mut hash = DefaultHasher::new();
         text.hash(&mut hash);
         let key = format!("envoy-healthz/{:x}", hash.finish());
@@ -253,7 +270,7 @@ impl Plugin {
                 .collect(),
             key,
             stats: Stats::new(),
-            queue: hostcalls::register_shared_queue(&queue).unwrap_or(0),
+            queue: Queue::register(),
             started: Instant::now(),
             next_tick: Cell::new(Duration::MAX),
             state: RefCell::new(State {
@@ -289,7 +306,7 @@ impl Plugin {
             Probe::Answer(asked, snapshot) => Some(self.answer(asked, &snapshot, now)),
             Probe::Wait => None,
             Probe::Ask => {
-                let _ = hostcalls::enqueue_shared_queue(self.queue, Some(b"ask"));
+                let _ = hostcalls::enqueue_shared_queue(self.queue.token, Some(b"ask"));
                 None
             }
         }
@@ -507,20 +524,13 @@ impl Plugin {
         let Ok((record, cas)) = hostcalls::get_shared_data(&key) else {
             return WATCH_PERIOD;
         };
-        let wait = match (
-            shared::lease(record.as_deref(), wall_clock(), interval),
-            cas,
-        ) {
-            (Lease::Taken(wait), _) => wait,
-            (Lease::Free(record), Some(cas)) => {
-                if hostcalls::set_shared_data(&key, Some(record.as_bytes()), Some(cas)).is_ok() {
+        let wait = match shared::lease(record.as_deref(), wall_clock(), interval) {
+            Lease::Taken(wait) => wait,
+            Lease::Free(lease) => {
+                if replace(&key, &lease, cas) {
                     self.ask();
                 }
                 interval
-            }
-            (Lease::Free(_), None) => {
-                let _ = hostcalls::set_shared_data(&key, Some(b"-"), None);
-                0
             }
         };
         Duration::from_millis(wait + 1)
@@ -620,6 +630,29 @@ impl Plugin {
     }
 }
 
+impl Queue {
+    /// Of this machine alone, and of the root that registers it.
+    fn register() -> Self {
+        let spare = SPARE_QUEUES.with(|spare| spare.try_borrow_mut().ok()?.pop());
+        let name =
+            spare.unwrap_or_else(|| format!("envoy-healthz/{:x}", RandomState::new().hash_one(0)));
+        Self {
+            token: hostcalls::register_shared_queue(&name).unwrap_or(0),
+            name,
+        }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        SPARE_QUEUES.with(|spare| {
+            if let Ok(mut spare) = spare.try_borrow_mut() {
+                spare.push(std::mem::take(&mut self.name));
+            }
+        });
+    }
+}
+
 impl Stats {
     fn new() -> Self {
         let counter = |name: &str| Counter(metric(MetricType::Counter, name), Cell::new(0));
@@ -671,7 +704,17 @@ impl Topic {
 }
 
 fn metric(kind: MetricType, name: &str) -> u32 {
-    hostcalls::define_metric(kind, &format!("envoy_healthz.{name}")).unwrap_or(0)
+    METRICS.with(|metrics| {
+        let Ok(mut metrics) = metrics.try_borrow_mut() else {
+            return 0;
+        };
+        if let Some((_, id)) = metrics.iter().find(|(known, _)| known == name) {
+            return *id;
+        }
+        let id = hostcalls::define_metric(kind, &format!("envoy_healthz.{name}")).unwrap_or(0);
+        metrics.push((name.to_owned(), id));
+        id
+    })
 }
 
 fn wish(endpoint: &Endpoint, query: &[u8]) -> Wish {
@@ -763,18 +806,23 @@ fn compare(key: &str, health: Health, asked: u64) -> Turn {
         let Ok((last, cas)) = hostcalls::get_shared_data(key) else {
             return Turn::Same;
         };
-        let Some(cas) = cas else {
-            // A value must be there for the compare-and-swap to have something to compare.
-            let _ = hostcalls::set_shared_data(key, Some(b"-"), None);
-            continue;
-        };
         let turn = shared::turn(last.as_deref(), health, asked, wall_clock());
         let Turn::Turned { record, .. } = &turn else {
             return turn;
         };
-        if hostcalls::set_shared_data(key, Some(record.as_bytes()), Some(cas)).is_ok() {
+        if replace(key, record, cas) {
             return turn;
         }
     }
     Turn::Same
+}
+
+/// Writes a shared record, unless another worker has written it since it was read.
+///
+/// One that was not there has no compare-and-swap number. Envoy (proxy-wasm-cpp-host's
+/// `SharedData::set`) heeds a number only if the record is there by now; then this one, which it
+/// gives last of four billion, differs.
+fn replace(key: &str, record: &str, read: Option<u32>) -> bool {
+    let cas = read.unwrap_or(u32::MAX);
+    hostcalls::set_shared_data(key, Some(record.as_bytes()), Some(cas)).is_ok()
 }

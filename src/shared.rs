@@ -136,7 +136,6 @@ mod tests {
         let (healthy, unhealthy) = (Health::Healthy, Health::Unhealthy);
         for (record, health, asked, expected) in [
             (None, healthy, 100, turned("h 100", true)),
-            (Some("-"), unhealthy, 100, turned("u 100", true)),
             (Some("h 90"), healthy, 100, Turn::Same),
             (Some("h 90"), unhealthy, 100, turned("u 100", false)),
             (Some("u 90"), healthy, 100, turned("h 100", false)),
@@ -156,7 +155,6 @@ mod tests {
         let free = |record: &str| Lease::Free(record.to_owned());
         for (record, now, expected) in [
             (None, 1000, free("1100")),
-            (Some("-"), 1000, free("1100")),
             (Some("1060"), 1000, Lease::Taken(60)),
             (Some("1100"), 1000, Lease::Taken(100)),
             (Some("1000"), 1000, free("1100")),

@@ -1,8 +1,9 @@
 //! Envoy configurations for tests, piece by piece.
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
-use crate::{certificate, wasm};
+use crate::{certificate, replace_file, wasm};
 
 /// An Envoy with these listeners and clusters, its admin on this port, and the cluster
 /// `local_admin` that reaches it.
@@ -48,6 +49,32 @@ pub fn listener_with_routes(port: u16, mut filters: Vec<Value>, routes: Vec<Valu
             },
         }]}],
     })
+}
+
+/// Listeners that Envoy takes from a file (LDS), and anew whenever it is replaced.
+pub struct Lds(TempDir);
+
+impl Lds {
+    /// Has an Envoy take its listeners from a file, of which this is the first version, 0.
+    pub fn add_to(config: &mut Value, listeners: Vec<Value>) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        config["dynamic_resources"] = json!({"lds_config": {
+            "resource_api_version": "V3",
+            "path_config_source": {"path": dir.path().join("lds.json")},
+        }});
+        let lds = Self(dir);
+        lds.replace(0, listeners);
+        lds
+    }
+
+    /// Replaces the listeners.
+    pub fn replace(&self, version: u64, mut listeners: Vec<Value>) {
+        for listener in &mut listeners {
+            listener["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
+        }
+        let content = json!({"version_info": version.to_string(), "resources": listeners});
+        replace_file(&self.0.path().join("lds.json"), &content);
+    }
 }
 
 /// Our filter, on for every route.

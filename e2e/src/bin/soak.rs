@@ -5,7 +5,6 @@
 //! Ends with 0 only if no answer was wrong, no probe was left without one, and memory and file
 //! descriptors did not grow.
 
-use std::cell::Cell;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -13,13 +12,14 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use e2e::backend::Backend;
-use e2e::config::{bootstrap, cluster, health_check, healthz, listener, with_grpc_check, with_tls};
+use e2e::config::{
+    Lds, bootstrap, cluster, health_check, healthz, listener, with_grpc_check, with_tls,
+};
 use e2e::envoy::{Envoy, version};
+use e2e::free_port;
 use e2e::prober::Prober;
 use e2e::truth::{Sampler, Seen, Truth};
-use e2e::{free_port, replace_file};
-use serde_json::json;
-use tempfile::TempDir;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 
@@ -134,21 +134,15 @@ impl Soak {
 
     /// Stops, kills, hangs and turns the backend over, at random times.
     async fn change_backend(&self, port: u16) {
-        let seed = Cell::new(std::process::id());
-        let random = |below: u32| {
-            let next = seed.get().wrapping_mul(1_664_525);
-            seed.set(next.wrapping_add(1_013_904_223));
-            (seed.get() >> 16) % below
-        };
         let pause = async || {
-            let time = Duration::from_millis(u64::from(random(3000)) + 50);
-            self.rest(time).await;
+            self.rest(Duration::from_millis(fastrand::u64(50..3050)))
+                .await;
         };
         while self.goes_on() {
             let backend = Backend::start(port).await;
             pause().await;
             self.changes.fetch_add(1, Ordering::Relaxed);
-            match random(4) {
+            match fastrand::u8(..4) {
                 0 => backend.stop(),
                 1 => backend.kill(),
                 2 => {
@@ -169,16 +163,16 @@ impl Soak {
     }
 
     /// Gives Envoy the listeners anew, with another configuration of the filter.
-    async fn update(self: Arc<Self>, files: Arc<TempDir>) -> Vec<Seen> {
+    async fn update(self: Arc<Self>, lds: Lds) -> Vec<Seen> {
         while self.goes_on() {
             self.rest(UPDATE).await;
             let update = self.updates.fetch_add(1, Ordering::Relaxed) + 1;
-            self.write_listeners(&files, update);
+            lds.replace(u64::from(update), self.listeners(update));
         }
         Vec::new()
     }
 
-    fn write_listeners(&self, files: &TempDir, update: u32) {
+    fn listeners(&self, update: u32) -> Vec<Value> {
         let filter = |refresh: bool| {
             let mut filter = json!({
                 "admin_cluster": "local_admin",
@@ -191,30 +185,22 @@ impl Soak {
             }
             healthz(&filter)
         };
-        let mut resources = vec![
+        vec![
             with_tls(listener(self.tls, filter(false))),
             listener(self.clear, filter(true)),
-        ];
-        for resource in &mut resources {
-            resource["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
-        }
-        let content = json!({"version_info": update.to_string(), "resources": resources});
-        replace_file(&files.path().join("lds.json"), &content);
+        ]
     }
 
-    async fn start_envoy(&self, files: &TempDir, backend: u16) -> Envoy {
-        self.write_listeners(files, 0);
+    async fn start_envoy(&self, backend: u16) -> (Envoy, Lds) {
         let admin = free_port();
         let built_in = listener(self.built_in, health_check("/healthz", "my_service", 1.0));
         let my_service = with_grpc_check(cluster("my_service", &[("127.0.0.1", backend)]));
         let mut config = bootstrap(admin, vec![built_in], vec![my_service]);
-        config["dynamic_resources"] = json!({"lds_config": {
-            "resource_api_version": "V3",
-            "path_config_source": {"path": files.path().join("lds.json")},
-        }});
+        let lds = Lds::add_to(&mut config, self.listeners(0));
         // Listeners that were replaced are gone before the next update.
         let arguments = ["--drain-time-s", "2"];
-        Envoy::start_text(&config.to_string(), admin, &arguments).await
+        let envoy = Envoy::start_text(&config.to_string(), admin, &arguments).await;
+        (envoy, lds)
     }
 }
 
@@ -243,7 +229,6 @@ fn quarters<T: Copy + PartialOrd>(measures: &[Measure], value: fn(&Measure) -> T
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
     let length = Duration::from_secs_f64(Options::parse().minutes * 60.0);
-    let files = Arc::new(tempfile::tempdir().expect("a temporary folder"));
     let backend = free_port();
     let soak = Arc::new(Soak {
         tls: free_port(),
@@ -254,7 +239,7 @@ async fn main() -> ExitCode {
         updates: AtomicU32::new(0),
         changes: AtomicU32::new(0),
     });
-    let envoy = soak.start_envoy(&files, backend).await;
+    let (envoy, lds) = soak.start_envoy(backend).await;
     let (tls, clear) = (soak.tls, soak.clear);
     let http1 = move || Prober::http(clear);
     let http2 = move || Prober::https2(tls);
@@ -271,7 +256,7 @@ async fn main() -> ExitCode {
     tasks.spawn(Arc::clone(&soak).reconnect(http2));
     tasks.spawn(Arc::clone(&soak).leave());
     tasks.spawn(Arc::clone(&soak).flood());
-    tasks.spawn(Arc::clone(&soak).update(Arc::clone(&files)));
+    tasks.spawn(Arc::clone(&soak).update(lds));
     let measuring = async {
         let mut measures = Vec::new();
         while begun.elapsed() < length {

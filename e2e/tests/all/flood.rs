@@ -45,11 +45,9 @@ async fn no_answer_is_wrong_while_the_backend_stops_and_starts() {
         ));
     }
     // Times that differ from run to run, and make up the whole length.
-    let mut seed = std::process::id();
     for _ in 0..STOPS {
         let host = TcpHost::start(backend).await;
-        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let share = Duration::from_millis(u64::from(seed >> 16) % 5000 + 3000);
+        let share = Duration::from_millis(fastrand::u64(3000..8000));
         tokio::time::sleep(share).await;
         drop(host);
         tokio::time::sleep((LENGTH / STOPS).saturating_sub(share)).await;
