@@ -13,6 +13,12 @@ use tonic_health::pb::health_client::HealthClient;
 fn the_examples_are_good() {
     for file in ["envoy.yaml", "several-endpoints.yaml", "balancer.yaml"] {
         let config = std::fs::read_to_string(root().join("envoy").join(file)).unwrap();
+        let filters = config.matches("filters.http.wasm.v3.Wasm\n").count();
+        let reloads = config.matches("failure_policy: FAIL_RELOAD").count();
+        assert_eq!(
+            filters, reloads,
+            "{file}: a trap would last until a restart"
+        );
         let (good, log) = validate(&at_home(config));
         assert!(good, "{file}: {log}");
     }
