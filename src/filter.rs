@@ -87,8 +87,10 @@ struct State {
     snapshots: Snapshots<Report, Fault, Asked>,
     refresh: Option<Refresh>,
     strangers: Vec<String>,
-    /// When the snapshot in shared data was last looked at, and when that one was asked for.
-    looked: (Duration, u64),
+    /// When the snapshot in shared data was last looked at.
+    looked: Duration,
+    /// When the one that was found then was asked for, by the wall clock.
+    found: u64,
 }
 
 /// A queue of one root's own.
@@ -101,9 +103,9 @@ struct Queue {
 // roots: each update of a listener makes one. They take over what those before them had.
 thread_local! {
     /// Names of queues whose roots are gone.
-    static SPARE_QUEUES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    static SPARE_QUEUES: Cell<Vec<String>> = const { Cell::new(Vec::new()) };
     /// Names and ids of all metrics.
-    static METRICS: RefCell<Vec<(String, u32)>> = const { RefCell::new(Vec::new()) };
+    static METRICS: Cell<Vec<(String, u32)>> = const { Cell::new(Vec::new()) };
 }
 
 /// Our metrics; Envoy shows them as `wasmcustom.envoy_healthz.…`.
@@ -280,7 +282,8 @@ impl Plugin {
                 }),
                 refresh: None,
                 strangers: Vec::new(),
-                looked: (Duration::ZERO, 0),
+                looked: Duration::ZERO,
+                found: 0,
             }),
             config,
         }
@@ -497,19 +500,18 @@ impl Plugin {
         let Some(interval) = self.config.refresh_interval else {
             return;
         };
-        let (looked, known) = state.looked;
-        let looked_lately = now.saturating_sub(looked) < interval / 8;
+        let looked_lately = now.saturating_sub(state.looked) < interval / 8;
         if looked_lately || !state.snapshots.is_older_than(interval, now) {
             return;
         }
+        state.looked = now;
         let Ok((Some(text), _)) = hostcalls::get_shared_data(&self.key_of("snapshot")) else {
             return;
         };
         let Some((asked, report)) = shared::read_snapshot(&text, &self.names) else {
             return;
         };
-        state.looked = (now, asked);
-        if asked != known
+        if asked != std::mem::replace(&mut state.found, asked)
             && let Some(age) = wall_clock().checked_sub(asked)
             && let Some(asked) = now.checked_sub(Duration::from_millis(age))
         {
@@ -633,9 +635,11 @@ impl Plugin {
 impl Queue {
     /// Of this machine alone, and of the root that registers it.
     fn register() -> Self {
-        let spare = SPARE_QUEUES.with(|spare| spare.try_borrow_mut().ok()?.pop());
-        let name =
-            spare.unwrap_or_else(|| format!("envoy-healthz/{:x}", RandomState::new().hash_one(0)));
+        let mut spare = SPARE_QUEUES.take();
+        let name = spare
+            .pop()
+            .unwrap_or_else(|| format!("envoy-healthz/{:x}", RandomState::new().hash_one(0)));
+        SPARE_QUEUES.set(spare);
         Self {
             token: hostcalls::register_shared_queue(&name).unwrap_or(0),
             name,
@@ -645,11 +649,9 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        SPARE_QUEUES.with(|spare| {
-            if let Ok(mut spare) = spare.try_borrow_mut() {
-                spare.push(std::mem::take(&mut self.name));
-            }
-        });
+        let mut spare = SPARE_QUEUES.take();
+        spare.push(std::mem::take(&mut self.name));
+        SPARE_QUEUES.set(spare);
     }
 }
 
@@ -704,17 +706,17 @@ impl Topic {
 }
 
 fn metric(kind: MetricType, name: &str) -> u32 {
-    METRICS.with(|metrics| {
-        let Ok(mut metrics) = metrics.try_borrow_mut() else {
-            return 0;
-        };
-        if let Some((_, id)) = metrics.iter().find(|(known, _)| known == name) {
-            return *id;
+    let mut metrics = METRICS.take();
+    let id = match metrics.iter().find(|(known, _)| known == name) {
+        Some((_, id)) => *id,
+        None => {
+            let id = hostcalls::define_metric(kind, &format!("envoy_healthz.{name}")).unwrap_or(0);
+            metrics.push((name.to_owned(), id));
+            id
         }
-        let id = hostcalls::define_metric(kind, &format!("envoy_healthz.{name}")).unwrap_or(0);
-        metrics.push((name.to_owned(), id));
-        id
-    })
+    };
+    METRICS.set(metrics);
+    id
 }
 
 fn wish(endpoint: &Endpoint, query: &[u8]) -> Wish {
