@@ -133,24 +133,17 @@ impl Envoy {
 
     /// Its resident memory, in MiB.
     pub fn resident_mb(&self) -> f64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        let status = status.expect("a process");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kilobytes = line.and_then(|line| line.trim().split(' ').next());
-        let kilobytes = kilobytes.expect("VmRSS").parse::<f64>();
-        kilobytes.expect("a number") / 1024.0
+        let folder = PathBuf::from(format!("/proc/{}", self.child.id()));
+        status_of(&folder, "VmRSS").expect("a process") as f64 / 1024.0
     }
 
     /// How often its threads have gone to sleep, which is how often something has woken them.
     pub fn sleeps(&self) -> u64 {
         let threads = fs::read_dir(format!("/proc/{}/task", self.child.id()));
         let threads = threads.expect("a process").flatten();
-        let sleeps = threads.map(|thread| {
-            let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
-            let mut lines = status.lines();
-            let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-            count.map_or(0, |count| count.trim().parse().expect("a number"))
-        });
+        // A thread that has ended meanwhile counts for nothing.
+        let sleeps =
+            threads.filter_map(|thread| status_of(&thread.path(), "voluntary_ctxt_switches"));
         sleeps.sum::<u64>()
     }
 
@@ -168,6 +161,13 @@ impl Drop for Envoy {
             eprintln!("--- log of {:?}\n{}---", self.dir.path(), self.log());
         }
     }
+}
+
+/// A number in the `status` of a process's or a thread's folder in `/proc`.
+fn status_of(folder: &Path, name: &str) -> Option<u64> {
+    let status = fs::read_to_string(folder.join("status")).ok()?;
+    let (_, value) = status.split_once(&format!("\n{name}:"))?;
+    value.split_whitespace().next()?.parse().ok()
 }
 
 /// What `envoy --mode validate` says of a configuration: whether it is good, and the log.

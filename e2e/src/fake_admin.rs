@@ -31,6 +31,9 @@ pub enum Does {
     HangWhenReady(Vec<u8>),
 }
 
+/// What an admin says of a cluster `c` with one host, which is healthy.
+pub const HEALTHY: &[u8] = b"c::127.0.0.1:9000::health_flags::healthy\n";
+
 /// A server in the admin's place; stopped when dropped.
 pub struct FakeAdmin {
     /// Where it listens on 127.0.0.1.

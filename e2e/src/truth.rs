@@ -60,11 +60,16 @@ impl Seen {
         }
     }
 
-    /// Asks again and again, with this pause between, until it is told to stop.
-    pub async fn keep_asking(prober: Prober, pause: Duration, stop: Arc<AtomicBool>) -> Vec<Self> {
+    /// Asks again and again, with this pause between, until it is told to stop: a clone of one prober
+    /// each time to keep its connection, or a new one.
+    pub async fn keep_asking(
+        prober: impl Fn() -> Prober,
+        pause: Duration,
+        stop: Arc<AtomicBool>,
+    ) -> Vec<Self> {
         let mut seen = Vec::new();
         while !stop.load(Ordering::Relaxed) {
-            seen.push(Self::ask(&prober).await);
+            seen.push(Self::ask(&prober()).await);
             tokio::time::sleep(pause).await;
         }
         seen
@@ -79,7 +84,7 @@ impl Sampler {
         let stopped = Arc::clone(&stop);
         let samples = tokio::spawn(async move {
             let mut samples = vec![first];
-            samples.extend(Seen::keep_asking(built_in.clone(), PAUSE, stopped).await);
+            samples.extend(Seen::keep_asking(|| built_in.clone(), PAUSE, stopped).await);
             samples.push(Seen::ask(&built_in).await);
             samples
         });
@@ -129,14 +134,13 @@ impl Truth {
 }
 
 impl Judged {
-    /// Panics if an answer is wrong, or if too many cannot be judged.
-    pub fn assert_right(&self) {
-        assert!(self.wrong.is_empty(), "wrong: {:?}", self.wrong.first());
-        assert!(
-            self.unknown * 5 <= self.right,
-            "{} answers are right, {} cannot be judged",
-            self.right,
-            self.unknown
-        );
+    /// What is bad about them: an answer is wrong, or too many cannot be judged.
+    pub fn fault(&self) -> Option<String> {
+        let Self { right, unknown, .. } = self;
+        if let Some((answer, known)) = self.wrong.first() {
+            return Some(format!("wrong: {answer:?} beside {known:?}"));
+        }
+        (unknown * 5 > *right)
+            .then(|| format!("{right} answers are right, {unknown} cannot be judged"))
     }
 }

@@ -79,16 +79,6 @@ impl Soak {
         }
     }
 
-    /// Probes on a new connection each time.
-    async fn reconnect(self: Arc<Self>, connect: impl Fn() -> Prober) -> Vec<Seen> {
-        let mut seen = Vec::new();
-        while self.goes_on() {
-            seen.push(Seen::ask(&connect()).await);
-            tokio::time::sleep(PAUSE).await;
-        }
-        seen
-    }
-
     /// Asks and does not wait for the answer.
     async fn leave(self: Arc<Self>) -> Vec<Seen> {
         while self.goes_on() {
@@ -249,11 +239,12 @@ async fn main() -> ExitCode {
     let mut tasks = JoinSet::new();
     for _ in 0..4 {
         for prober in [http1(), http2()] {
-            tasks.spawn(Seen::keep_asking(prober, PAUSE, Arc::clone(&soak.stop)));
+            let stays = move || prober.clone();
+            tasks.spawn(Seen::keep_asking(stays, PAUSE, Arc::clone(&soak.stop)));
         }
     }
-    tasks.spawn(Arc::clone(&soak).reconnect(http1));
-    tasks.spawn(Arc::clone(&soak).reconnect(http2));
+    tasks.spawn(Seen::keep_asking(http1, PAUSE, Arc::clone(&soak.stop)));
+    tasks.spawn(Seen::keep_asking(http2, PAUSE, Arc::clone(&soak.stop)));
     tasks.spawn(Arc::clone(&soak).leave());
     tasks.spawn(Arc::clone(&soak).flood());
     tasks.spawn(Arc::clone(&soak).update(lds));
@@ -321,13 +312,7 @@ fn report(
     println!("  VM memory, KiB: {vm:?}");
     println!("  file descriptors: {descriptors:?}");
 
-    let mut faults = Vec::new();
-    if let Some((answer, known)) = judged.wrong.first() {
-        faults.push(format!("wrong: {answer:?} beside {known:?}"));
-    }
-    if judged.unknown * 5 > judged.right {
-        faults.push("too many answers could not be judged".to_owned());
-    }
+    let mut faults = Vec::from_iter(judged.fault());
     if unanswered > 0 {
         faults.push(format!("{unanswered} probes had no answer"));
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use e2e::config::{bootstrap, cluster, healthz, listener, with_tcp_check};
 use e2e::envoy::Envoy;
-use e2e::fake_admin::{Does, FakeAdmin};
+use e2e::fake_admin::{Does, FakeAdmin, HEALTHY};
 use e2e::free_port;
 use e2e::prober::{Answer, Prober};
 use reqwest::Method;
@@ -170,8 +170,6 @@ fn port_of(setup: &Setup) -> u16 {
     let request = setup.prober.request(Method::GET, "/").build().unwrap();
     request.url().port().unwrap()
 }
-
-const HEALTHY: &[u8] = b"c::127.0.0.1:9000::health_flags::healthy\n";
 
 /// An Envoy whose admin takes its time, so that probes wait.
 async fn slow(delay: Duration) -> (Envoy, FakeAdmin, u16) {

@@ -140,16 +140,15 @@ async fn odd_requests() {
 #[tokio::test]
 async fn rude_clients() {
     let (envoy, port) = start().await;
-    let request = GET;
     // Leaves without a word, two hundred times.
     for _ in 0..200 {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        stream.write_all(request).await.unwrap();
+        stream.write_all(GET).await.unwrap();
     }
     // One byte at a time.
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    for byte in request {
+    for byte in GET {
         stream.write_all(&[*byte]).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -158,7 +157,7 @@ async fn rude_clients() {
     assert_eq!(answer, OK.as_bytes());
     // Half-closes: Envoy takes that for the end of the connection, with or without an answer.
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    stream.write_all(request).await.unwrap();
+    stream.write_all(GET).await.unwrap();
     stream.shutdown().await.unwrap();
     let mut answer = Vec::new();
     let end = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer));

@@ -4,15 +4,13 @@ use std::time::{Duration, Instant};
 
 use e2e::config::{Lds, bootstrap, cluster, healthz, listener, with_tcp_check};
 use e2e::envoy::Envoy;
-use e2e::fake_admin::{Does, FakeAdmin};
-use e2e::prober::Prober;
+use e2e::fake_admin::{Does, FakeAdmin, HEALTHY};
+use e2e::prober::{Prober, probe_at_once};
 use e2e::{TcpHost, eventually, free_port};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-
-const HEALTHY: &[u8] = b"c::127.0.0.1:9000::health_flags::healthy\n";
 
 /// An Envoy that asks this fake in the admin's place, with these fields in the configuration.
 async fn with_fake(does: Does, workers: &str, fields: Value) -> (Envoy, FakeAdmin, u16) {
@@ -39,18 +37,6 @@ async fn counted(envoy: &Envoy, counter: &str, value: u64) {
         (envoy.stat(&name).await == value).then_some(())
     })
     .await;
-}
-
-/// Probes on connections of their own, all at once.
-async fn probe_at_once(port: u16, count: usize) -> Vec<u16> {
-    let probes: Vec<_> = (0..count)
-        .map(|_| tokio::spawn(async move { Prober::http(port).get("/healthz").await.status }))
-        .collect();
-    let mut answers = Vec::new();
-    for probe in probes {
-        answers.push(probe.await.unwrap());
-    }
-    answers
 }
 
 #[tokio::test]
@@ -255,20 +241,22 @@ async fn logs_and_stats() {
 async fn first_turns_are_logged_once() {
     for _ in 0..4 {
         let slow = Does::Delay(Duration::from_millis(300), HEALTHY.to_vec());
-        let endpoints: Vec<_> = (0..32)
-            .map(|nth| json!({"path": format!("/healthz/{nth}"), "clusters": ["c"]}))
+        let paths = (1..32).map(|nth| format!("/healthz/{nth}"));
+        let endpoints: Vec<_> = std::iter::once("/healthz".to_owned())
+            .chain(paths)
+            .map(|path| json!({"path": path, "clusters": ["c"]}))
             .collect();
         let fields = json!({"max_age_ms": 0, "endpoints": endpoints});
         let (envoy, fake, port) = with_fake(slow, "4", fields).await;
-        let probes: Vec<_> = (0..32)
-            .map(|_| tokio::spawn(async move { Prober::http(port).get("/healthz/0").await }))
-            .collect();
-        for probe in probes {
-            assert_eq!(probe.await.unwrap().status, 200);
-        }
+        assert_eq!(probe_at_once(port, 32).await, [200; 32]);
         assert!(fake.requests() > 1, "several workers asked");
         counted(&envoy, "probes.200", 32).await;
-        assert_eq!(envoy.logged(&["/healthz/", " is healthy"]).len(), 32);
+        assert_eq!(
+            envoy
+                .logged(&["envoy-healthz: /healthz", " is healthy"])
+                .len(),
+            32
+        );
         counted(&envoy, "transitions", 32).await;
     }
 }

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use e2e::config::{Lds, bootstrap, cluster, healthz, listener, with_tcp_check};
 use e2e::envoy::Envoy;
-use e2e::fake_admin::{Does, FakeAdmin};
-use e2e::prober::Prober;
+use e2e::fake_admin::{Does, FakeAdmin, HEALTHY};
+use e2e::prober::{Prober, probe_at_once};
+use e2e::truth::Seen;
 use e2e::{TcpHost, eventually, free_port};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -20,8 +21,8 @@ use tempfile::TempDir;
 /// A new Envoy takes the listeners over while probes wait in the old one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hot_restart_leaves_no_probe_without_an_answer() {
-    let healthy = b"c::127.0.0.1:9000::health_flags::healthy\n".to_vec();
-    let slow_admin = FakeAdmin::start(Does::Delay(Duration::from_secs(2), healthy)).await;
+    let slow_admin = Does::Delay(Duration::from_secs(2), HEALTHY.to_vec());
+    let slow_admin = FakeAdmin::start(slow_admin).await;
     let (admin, port, slow) = (free_port(), free_port(), free_port());
     let (_host, live) = TcpHost::on_free_port().await;
     let filter = |admin_cluster: &str| {
@@ -54,32 +55,20 @@ async fn hot_restart_leaves_no_probe_without_an_answer() {
     Prober::http(port).wait_for(200).await;
 
     let stop = Arc::new(AtomicBool::new(false));
-    let probing = {
-        let stop = Arc::clone(&stop);
-        tokio::spawn(async move {
-            let mut answers = Vec::new();
-            while !stop.load(Ordering::Relaxed) {
-                let answer = Prober::http(port).try_get("/healthz").await;
-                answers.push(answer.map(|answer| answer.status).ok());
-            }
-            answers
-        })
-    };
-    let waiting: Vec<_> = (0..20)
-        .map(|_| {
-            let prober = Prober::http(slow);
-            tokio::spawn(async move { prober.get("/healthz").await.status })
-        })
-        .collect();
+    let probing = Seen::keep_asking(
+        move || Prober::http(port),
+        Duration::ZERO,
+        Arc::clone(&stop),
+    );
+    let probing = tokio::spawn(probing);
+    let waiting = tokio::spawn(probe_at_once(slow, 20));
     eventually("they wait", async || {
         let active = old.stat("http.e2e.downstream_rq_active").await;
         (active >= 20).then_some(())
     })
     .await;
     let new = start("1").await;
-    for probe in waiting {
-        assert_eq!(probe.await.unwrap(), 200);
-    }
+    assert_eq!(waiting.await.unwrap(), [200; 20]);
     eventually("the old process ends", async || {
         (!old.logged(&["exiting"]).is_empty()).then_some(())
     })
@@ -88,7 +77,7 @@ async fn hot_restart_leaves_no_probe_without_an_answer() {
     let answers = probing.await.unwrap();
     assert!(answers.len() > 100, "only {} answers", answers.len());
     assert!(
-        answers.iter().all(|status| *status == Some(200)),
+        answers.iter().all(|answer| answer.status == Some(200)),
         "{answers:?}"
     );
     assert_eq!(new.stat("server.hot_restart_epoch").await, 1);
@@ -196,7 +185,7 @@ async fn clock_steps() {
 /// same, though by the clock it becomes young once more.
 #[tokio::test]
 async fn clock_set_back_while_the_admin_is_silent() {
-    let healthy = Does::Answer(200, b"c::127.0.0.1:9000::health_flags::healthy\n".to_vec());
+    let healthy = Does::Answer(200, HEALTHY.to_vec());
     for seconds in [-2, -3600] {
         let fake = FakeAdmin::start(healthy.clone()).await;
         let (admin, port) = (free_port(), free_port());

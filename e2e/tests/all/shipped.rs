@@ -9,10 +9,18 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+/// Names and texts of the configurations that users copy.
+fn examples() -> impl Iterator<Item = (&'static str, String)> {
+    let files = ["envoy.yaml", "several-endpoints.yaml", "balancer.yaml"].into_iter();
+    files.map(|file| {
+        let path = root().join("envoy").join(file);
+        (file, std::fs::read_to_string(path).unwrap())
+    })
+}
+
 #[test]
 fn the_examples_are_good() {
-    for file in ["envoy.yaml", "several-endpoints.yaml", "balancer.yaml"] {
-        let config = std::fs::read_to_string(root().join("envoy").join(file)).unwrap();
+    for (file, config) in examples() {
         let filters = config.matches("filters.http.wasm.v3.Wasm\n").count();
         let reloads = config.matches("failure_policy: FAIL_RELOAD").count();
         assert_eq!(
@@ -27,8 +35,7 @@ fn the_examples_are_good() {
 /// What listens on an address other than loopback is a listener, never the admin.
 #[test]
 fn the_admin_is_for_nobody_outside() {
-    for file in ["envoy.yaml", "several-endpoints.yaml", "balancer.yaml"] {
-        let config = std::fs::read_to_string(root().join("envoy").join(file)).unwrap();
+    for (file, config) in examples() {
         let (_, admin) = config.split_once("\nadmin:\n").unwrap();
         let (admin, _) = admin.split_once("\n\n").unwrap();
         assert!(admin.contains("address: 127.0.0.1,"), "{file}: {admin}");

@@ -5,12 +5,10 @@ use std::time::{Duration, Instant};
 
 use e2e::config::{bootstrap, cluster, healthz, listener};
 use e2e::envoy::Envoy;
-use e2e::fake_admin::{Does, FakeAdmin};
+use e2e::fake_admin::{Does, FakeAdmin, HEALTHY};
 use e2e::prober::Prober;
 use e2e::{eventually, free_port, root};
 use serde_json::{Value, json};
-
-const HEALTHY: &[u8] = b"c::127.0.0.1:9000::health_flags::healthy\n";
 
 /// Longer than Envoy's `reload_config.backoff`: 1 s by default, and some jitter.
 const BACKOFF: Duration = Duration::from_secs(3);
@@ -30,7 +28,7 @@ impl Trapping {
         assert!(path.exists(), "{path:?} is missing: run make trap");
         let fake = FakeAdmin::start(Does::Answer(200, HEALTHY.to_vec())).await;
         let mut config = json!({
-            "admin_cluster": "local_admin", "admin_timeout_ms": 60000, "max_age_ms": 0,
+            "admin_cluster": "fake", "admin_timeout_ms": 60000, "max_age_ms": 0,
             "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
         });
         let fields = fields.as_object().expect("fields").clone();
@@ -54,9 +52,8 @@ impl Trapping {
         let mut all = listener(everywhere, filter);
         // What bounds the wait of the probes that a trap has made the filter forget.
         all["filter_chains"][0]["filters"][0]["typed_config"]["stream_idle_timeout"] = json!("3s");
-        let mut config = bootstrap(admin, vec![all, one], vec![]);
-        config["static_resources"]["clusters"] =
-            json!([cluster("local_admin", &[("127.0.0.1", fake.port)])]);
+        let leads_to_fake = cluster("fake", &[("127.0.0.1", fake.port)]);
+        let config = bootstrap(admin, vec![all, one], vec![leads_to_fake]);
         let arguments = ["--concurrency", workers];
         Self {
             envoy: Envoy::start_text(&config.to_string(), admin, &arguments).await,
