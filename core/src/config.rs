@@ -1,0 +1,255 @@
+//! What a user configures of endpoints and their rules, read from JSON and checked.
+//!
+//! Each build has a configuration of its own around this shared half:
+//!
+//! ```json
+//! {"endpoints": [{"path": "/healthz", "clusters": ["my_service"]}]}
+//! ```
+//!
+//! The raw types below are what serde reads; nothing but [`Endpoints::check`] makes an [`Endpoint`],
+//! so whoever holds one can trust its bounds.
+
+mod fields;
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::Deserialize;
+use serde::de::value::{MapAccessDeserializer, StrDeserializer};
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
+
+pub use fields::{ConfigError, FilterName, Int, check_name, millis, present, read, refuse};
+
+/// One path that is answered, and the rule that decides its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The request path, without a query: starts with `/`.
+    pub path: String,
+    /// The clusters whose health decides, 0 to 64, each name once. None: a liveness endpoint.
+    pub clusters: Vec<ClusterRule>,
+    /// How several clusters combine.
+    pub require: Require,
+    /// Whether the endpoint is unhealthy while Envoy is draining or starting.
+    pub fail_when_draining: bool,
+    /// Whether answers may name clusters, hosts and causes.
+    pub details: bool,
+}
+
+/// What one cluster needs in order to be healthy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterRule {
+    /// The cluster's name as in Envoy's configuration (not its `alt_stat_name`).
+    pub name: String,
+    /// How many usable hosts it takes.
+    pub min_healthy: MinHealthy,
+    /// Whether a degraded host is usable.
+    pub degraded: Degraded,
+}
+
+/// How several clusters of an endpoint combine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Require {
+    /// Every cluster must be healthy.
+    #[default]
+    All,
+    /// One healthy cluster is enough.
+    Any,
+}
+
+/// What a degraded host counts as.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Degraded {
+    /// Usable, as for Envoy's own load balancer.
+    #[default]
+    Healthy,
+    /// Not usable.
+    Unhealthy,
+}
+
+/// How many usable hosts a cluster needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MinHealthy {
+    /// At least this many, 1 or more.
+    Hosts(u64),
+    /// At least this share of the hosts that count, 1 to 100 percent.
+    Percent(u8),
+}
+
+const MAX_ENDPOINTS: usize = 32;
+const MAX_CLUSTERS: usize = 64;
+
+/// The field `endpoints` as read, not checked yet.
+#[derive(Deserialize)]
+pub struct Endpoints(Vec<RawEndpoint>);
+
+/// One path that is answered.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEndpoint {
+    path: String,
+    clusters: Vec<RawCluster>,
+    #[serde(default)]
+    require: Require,
+    #[serde(default, deserialize_with = "present")]
+    fail_when_draining: Option<bool>,
+    #[serde(default)]
+    details: bool,
+}
+
+/// A cluster: its name alone, or with what it takes to be healthy.
+enum RawCluster {
+    Name(String),
+    Rule(RawClusterRule),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawClusterRule {
+    name: String,
+    #[serde(default)]
+    min_healthy: MinHealthy,
+    #[serde(default)]
+    degraded: Degraded,
+}
+
+impl Endpoint {
+    /// Whether the endpoint is healthy whatever is known: a liveness endpoint that does not mind
+    /// draining.
+    pub fn needs_nothing(&self) -> bool {
+        self.clusters.is_empty() && !self.fail_when_draining
+    }
+}
+
+impl Endpoints {
+    /// Checks every bound; an endpoint without `fail_when_draining` gets this one.
+    pub fn check(self, fail_when_draining: bool) -> Result<Vec<Endpoint>, ConfigError> {
+        check_count("endpoints", self.0.len(), 1, MAX_ENDPOINTS)?;
+        let mut endpoints: Vec<Endpoint> = Vec::with_capacity(self.0.len());
+        for (index, endpoint) in self.0.into_iter().enumerate() {
+            let endpoint = endpoint.check(&format!("endpoints[{index}]"), fail_when_draining)?;
+            if endpoints.iter().any(|other| other.path == endpoint.path) {
+                return Err(ConfigError::new(
+                    format!("endpoints[{index}].path"),
+                    format!("must be unique, got {:?} twice", endpoint.path),
+                ));
+            }
+            endpoints.push(endpoint);
+        }
+        Ok(endpoints)
+    }
+
+    /// The field of the first endpoint that says `fail_when_draining`: for a build that cannot tell.
+    pub fn drain_field(&self) -> Option<String> {
+        let index = self
+            .0
+            .iter()
+            .position(|endpoint| endpoint.fail_when_draining.is_some())?;
+        Some(format!("endpoints[{index}].fail_when_draining"))
+    }
+}
+
+/// Every cluster that some endpoint asks for: sorted, each name once.
+pub fn cluster_names(endpoints: &[Endpoint]) -> Vec<String> {
+    let mut names: Vec<String> = endpoints
+        .iter()
+        .flat_map(|endpoint| endpoint.clusters.iter().map(|cluster| cluster.name.clone()))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+impl RawEndpoint {
+    fn check(self, field: &str, fail_when_draining: bool) -> Result<Endpoint, ConfigError> {
+        check_path(&format!("{field}.path"), &self.path)?;
+        let field = format!("{field}.clusters");
+        check_count(&field, self.clusters.len(), 0, MAX_CLUSTERS)?;
+        let mut clusters: Vec<ClusterRule> = Vec::with_capacity(self.clusters.len());
+        for (index, cluster) in self.clusters.into_iter().enumerate() {
+            let cluster = ClusterRule::from(cluster);
+            let field = format!("{field}[{index}]");
+            check_name(&field, "a cluster", &cluster.name)?;
+            if clusters.iter().any(|other| other.name == cluster.name) {
+                let fault = format!("must be unique, got {:?} twice", cluster.name);
+                return Err(ConfigError::new(field, fault));
+            }
+            clusters.push(cluster);
+        }
+        Ok(Endpoint {
+            path: self.path,
+            clusters,
+            require: self.require,
+            fail_when_draining: self.fail_when_draining.unwrap_or(fail_when_draining),
+            details: self.details,
+        })
+    }
+}
+
+fn check_path(field: &str, path: &str) -> Result<(), ConfigError> {
+    if !path.starts_with('/') {
+        let fault = format!("must start with '/', got {path:?}");
+        return Err(ConfigError::new(field, fault));
+    }
+    let bad = |c: &char| matches!(c, '?' | '#') || c.is_whitespace() || c.is_control();
+    match path.chars().find(bad) {
+        None => Ok(()),
+        Some(bad) => {
+            let fault = format!("must not contain {bad:?}, got {path:?}");
+            Err(ConfigError::new(field, fault))
+        }
+    }
+}
+
+fn check_count(field: &str, count: usize, least: usize, most: usize) -> Result<(), ConfigError> {
+    if (least..=most).contains(&count) {
+        return Ok(());
+    }
+    Err(ConfigError::new(
+        field,
+        format!("must have {least} to {most} entries, got {count}"),
+    ))
+}
+
+impl From<RawCluster> for ClusterRule {
+    fn from(raw: RawCluster) -> Self {
+        match raw {
+            RawCluster::Name(name) => Self {
+                name,
+                min_healthy: MinHealthy::default(),
+                degraded: Degraded::default(),
+            },
+            RawCluster::Rule(rule) => Self {
+                name: rule.name,
+                min_healthy: rule.min_healthy,
+                degraded: rule.degraded,
+            },
+        }
+    }
+}
+
+impl Default for MinHealthy {
+    fn default() -> Self {
+        Self::Hosts(1)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawCluster {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        struct ClusterVisitor<'de>(PhantomData<&'de ()>);
+        impl<'de> Visitor<'de> for ClusterVisitor<'de> {
+            type Value = RawCluster;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a cluster's name, or an object with name, min_healthy and degraded")
+            }
+            fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
+                String::deserialize(StrDeserializer::new(name)).map(RawCluster::Name)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                RawClusterRule::deserialize(MapAccessDeserializer::new(map)).map(RawCluster::Rule)
+            }
+        }
+        input.deserialize_any(ClusterVisitor(PhantomData))
+    }
+}

@@ -1,0 +1,196 @@
+//! Reading JSON field by field, so that a refusal names the field, the fault and what would be right.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::{DeserializeOwned, Deserializer, Error, Unexpected, Visitor};
+use serde::{Deserialize, de};
+
+use crate::config::MinHealthy;
+
+/// Why a configuration was refused: the field, and what is wrong with it. One line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    field: String,
+    fault: String,
+}
+
+impl ConfigError {
+    /// The field's path, like `endpoints[0].path`, and what is wrong with it.
+    pub fn new(field: impl Into<String>, fault: impl ToString) -> Self {
+        Self {
+            field: on_one_line(&field.into()),
+            fault: on_one_line(&fault.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.fault)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Escapes line breaks and their like: an unknown field's name may hold any, and a refusal is one
+/// line of the log.
+fn on_one_line(text: &str) -> String {
+    let mut line = String::new();
+    for char in text.chars() {
+        if char.is_control() {
+            line.extend(char.escape_default());
+        } else {
+            line.push(char);
+        }
+    }
+    line
+}
+
+/// Reads the JSON text of a configuration; `example` is what an empty one should have been.
+pub fn read<T: DeserializeOwned>(text: &[u8], example: &str) -> Result<T, ConfigError> {
+    if text.trim_ascii().is_empty() {
+        return Err(ConfigError::new(
+            "configuration",
+            format!("is empty; give {example}"),
+        ));
+    }
+    let json = &mut serde_json::Deserializer::from_slice(text);
+    let raw = serde_path_to_error::deserialize(&mut *json).map_err(|error| {
+        let path = error.path().to_string();
+        // Of what it cannot name, serde_path_to_error says `.` or `?`.
+        let field = match path.trim_end_matches(['.', '?']) {
+            "" => "configuration",
+            field => field,
+        };
+        ConfigError::new(field, error.into_inner())
+    })?;
+    json.end()
+        .map_err(|error| ConfigError::new("configuration", error))?;
+    Ok(raw)
+}
+
+/// Refuses a name that is empty or could forge a line of the log.
+pub fn check_name(field: &str, what: &str, name: &str) -> Result<(), ConfigError> {
+    let fault = if name.is_empty() {
+        format!("must name {what}, got \"\"")
+    } else if name.chars().any(char::is_control) {
+        format!("must not contain a control character, got {name:?}")
+    } else {
+        return Ok(());
+    };
+    Err(ConfigError::new(field, fault))
+}
+
+/// Refuses a field that has no meaning in this build: for `#[serde(deserialize_with)]` of a field of
+/// type `()`.
+pub fn refuse<'de, D: Deserializer<'de>>(input: D, reason: &str) -> Result<(), D::Error> {
+    de::IgnoredAny::deserialize(input)?;
+    Err(D::Error::custom(reason))
+}
+
+/// The default of a number of milliseconds.
+pub fn millis<const MIN: u64, const MAX: u64, const DEFAULT: u64>() -> Int<MIN, MAX> {
+    Int(DEFAULT)
+}
+
+/// Reads a field that may be left out, but not be `null`.
+pub fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    input: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(input).map(Some)
+}
+
+/// What a filter is called, to tell it from others of the same Envoy: 1 to 64 of `A-Z a-z 0-9 _ -`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilterName(String);
+
+impl FilterName {
+    /// As a string.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for FilterName {
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
+impl fmt::Display for FilterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for FilterName {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(input)?;
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        if (1..=64).contains(&name.len()) && name.bytes().all(allowed) {
+            return Ok(Self(name));
+        }
+        let expected = &"1 to 64 of A-Z a-z 0-9 _ -";
+        Err(D::Error::invalid_value(Unexpected::Str(&name), expected))
+    }
+}
+
+/// A whole number whose bounds stand in its type, so that serde's own error names them.
+#[derive(Debug, Clone, Copy)]
+pub struct Int<const MIN: u64, const MAX: u64>(pub u64);
+
+impl<const MIN: u64, const MAX: u64> Int<MIN, MAX> {
+    /// So many milliseconds.
+    pub fn millis(self) -> Duration {
+        Duration::from_millis(self.0)
+    }
+}
+
+impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Int<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        struct IntVisitor<const MIN: u64, const MAX: u64>;
+        impl<const MIN: u64, const MAX: u64> Visitor<'_> for IntVisitor<MIN, MAX> {
+            type Value = Int<MIN, MAX>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "an integer from {MIN} to {MAX}")
+            }
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
+                if (MIN..=MAX).contains(&value) {
+                    Ok(Int(value))
+                } else {
+                    Err(E::invalid_value(Unexpected::Unsigned(value), &self))
+                }
+            }
+        }
+        input.deserialize_u64(IntVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for MinHealthy {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        struct MinHealthyVisitor;
+        impl Visitor<'_> for MinHealthyVisitor {
+            type Value = MinHealthy;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an integer of at least 1, or \"N%\" with N from 1 to 100")
+            }
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
+                match value {
+                    0 => Err(E::invalid_value(Unexpected::Unsigned(0), &self)),
+                    hosts => Ok(MinHealthy::Hosts(hosts)),
+                }
+            }
+            fn visit_str<E: Error>(self, value: &str) -> Result<Self::Value, E> {
+                value
+                    .strip_suffix('%')
+                    .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+                    .and_then(|digits| digits.parse().ok())
+                    .filter(|percent| (1..=100).contains(percent))
+                    .map(MinHealthy::Percent)
+                    .ok_or_else(|| E::invalid_value(Unexpected::Str(value), &self))
+            }
+        }
+        input.deserialize_any(MinHealthyVisitor)
+    }
+}

@@ -1,0 +1,439 @@
+//! An endpoint's rule and a [`View`], to a [`Verdict`]. What is unknown is unhealthy.
+
+use std::fmt;
+
+use crate::config::{ClusterRule, Degraded, Endpoint, MinHealthy, Require};
+use crate::flags::Standing;
+use crate::view::{ClusterView, Counts, Host, Override, View};
+
+/// What a probe is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// Send traffic.
+    Healthy,
+    /// Do not.
+    Unhealthy,
+}
+
+/// An endpoint's health and all that led to it.
+pub struct Verdict<'a> {
+    /// The answer.
+    pub health: Health,
+    /// What makes the endpoint unhealthy whatever its clusters are like.
+    pub overridden: Option<Override<'a>>,
+    /// One entry a cluster, in the configuration's order; none without knowledge.
+    pub checks: Vec<Check<'a>>,
+}
+
+/// One cluster of an endpoint.
+pub struct Check<'a> {
+    /// The cluster's rule.
+    pub rule: &'a ClusterRule,
+    /// Whether it has the usable hosts it needs.
+    pub health: Health,
+    /// Whether Envoy knows the cluster.
+    pub known: bool,
+    /// How many hosts there are.
+    pub total: u64,
+    /// How many hosts are usable.
+    pub usable: u64,
+    /// How many usable hosts it takes.
+    pub required: u64,
+    /// Every host, if the source can name them.
+    pub hosts: &'a [Host],
+}
+
+/// At most this many hosts are named in one line.
+const HOSTS_NAMED: usize = 5;
+
+/// Judges an endpoint: its health alone. Nothing is allocated.
+pub fn health(endpoint: &Endpoint, view: &dyn View) -> Health {
+    if overridden(endpoint, view).is_some() {
+        return Health::Unhealthy;
+    }
+    let rules = endpoint.clusters.iter();
+    combine(endpoint, rules.map(|rule| Check::new(rule, view).health))
+}
+
+/// Judges an endpoint, with all that led to the verdict.
+pub fn judge<'a>(endpoint: &'a Endpoint, view: &'a dyn View) -> Verdict<'a> {
+    let overridden = overridden(endpoint, view);
+    let rules = match overridden {
+        Some(Override::NoKnowledge(_)) => &[][..],
+        _ => &endpoint.clusters,
+    };
+    let checks: Vec<_> = rules.iter().map(|rule| Check::new(rule, view)).collect();
+    let health = match overridden {
+        Some(_) => Health::Unhealthy,
+        None => combine(endpoint, checks.iter().map(|check| check.health)),
+    };
+    Verdict {
+        health,
+        overridden,
+        checks,
+    }
+}
+
+fn overridden<'a>(endpoint: &Endpoint, view: &'a dyn View) -> Option<Override<'a>> {
+    if endpoint.needs_nothing() {
+        return None;
+    }
+    view.overridden().filter(|overridden| match overridden {
+        Override::NoKnowledge(_) => true,
+        Override::NotReady(_) => endpoint.fail_when_draining,
+    })
+}
+
+/// An endpoint without clusters is healthy.
+fn combine(endpoint: &Endpoint, mut clusters: impl Iterator<Item = Health>) -> Health {
+    let healthy = match endpoint.require {
+        Require::Any if !endpoint.clusters.is_empty() => {
+            clusters.any(|cluster| cluster == Health::Healthy)
+        }
+        Require::All | Require::Any => clusters.all(|cluster| cluster == Health::Healthy),
+    };
+    Health::from(healthy)
+}
+
+impl Verdict<'_> {
+    /// What is said of a transition to this verdict: `/healthz is unhealthy: CAUSE`. One line.
+    pub fn line(&self, path: &str) -> String {
+        match self.health {
+            Health::Healthy => format!("{path} is healthy"),
+            Health::Unhealthy => format!("{path} is unhealthy: {}", self.cause()),
+        }
+    }
+
+    /// Why the endpoint is unhealthy, on one line; empty when nothing is wrong.
+    pub fn cause(&self) -> String {
+        let failed = self
+            .checks
+            .iter()
+            .filter(|check| check.health == Health::Unhealthy);
+        let causes: Vec<String> = self
+            .overridden
+            .iter()
+            .map(Override::to_string)
+            .chain(failed.map(Check::to_string))
+            .collect();
+        causes.join("; ")
+    }
+}
+
+impl<'a> Check<'a> {
+    fn new(rule: &'a ClusterRule, view: &'a dyn View) -> Self {
+        let found = view.cluster(&rule.name);
+        let ClusterView { counts, hosts } = found.unwrap_or_default();
+        let usable = usable(&counts, rule.degraded);
+        let required = match rule.min_healthy {
+            MinHealthy::Hosts(hosts) => hosts,
+            MinHealthy::Percent(percent) => {
+                let counted = counts.total.saturating_sub(counts.excluded);
+                (counted * u64::from(percent)).div_ceil(100).max(1)
+            }
+        };
+        Self {
+            rule,
+            health: (found.is_some() && usable >= required).into(),
+            known: found.is_some(),
+            total: counts.total,
+            usable,
+            required,
+            hosts,
+        }
+    }
+
+    /// Whether this host may take traffic by the cluster's rule.
+    pub fn usable(&self, host: &Host) -> bool {
+        match host.flags.standing() {
+            Standing::Healthy => true,
+            Standing::Degraded => self.rule.degraded == Degraded::Healthy,
+            Standing::Unusable => false,
+        }
+    }
+}
+
+fn usable(counts: &Counts, degraded: Degraded) -> u64 {
+    match degraded {
+        Degraded::Healthy => counts.healthy + counts.degraded,
+        Degraded::Unhealthy => counts.healthy,
+    }
+}
+
+impl From<bool> for Health {
+    fn from(healthy: bool) -> Self {
+        if healthy {
+            Self::Healthy
+        } else {
+            Self::Unhealthy
+        }
+    }
+}
+
+/// `my_service 0/1 healthy: 127.0.0.1:9000 failed_active_hc`
+impl fmt::Display for Check<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.rule.name;
+        write!(f, "{name} {}/{} healthy", self.usable, self.total)?;
+        if self.required > 1 {
+            write!(f, ", {} needed", self.required)?;
+        }
+        if self.health == Health::Healthy {
+            return Ok(());
+        }
+        if !self.known {
+            return f.write_str(": Envoy knows no such cluster, or is still warming it");
+        }
+        if self.total == 0 {
+            return f
+                .write_str(": the cluster has no host (an aggregate never has: list its members)");
+        }
+        let mut unusable = self.hosts.iter().filter(|host| !self.usable(host));
+        for (index, host) in unusable.by_ref().take(HOSTS_NAMED).enumerate() {
+            let flags: Vec<_> = host.flags.names().collect();
+            let separator = if index == 0 { ": " } else { ", " };
+            write!(f, "{separator}{} {}", host.address, flags.join("/"))?;
+        }
+        match unusable.count() {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+impl fmt::Display for Override<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoKnowledge(why) => why.fmt(f),
+            Self::NotReady(state) => write!(f, "envoy: not ready, /ready says {state}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use Health::{Healthy, Unhealthy};
+
+    use super::*;
+    use crate::config::Endpoints;
+    use crate::flags::HealthFlags;
+
+    /// A source whose clusters have hosts with these flags.
+    #[derive(Default)]
+    struct Known {
+        clusters: Vec<(&'static str, Vec<Host>)>,
+        draining: bool,
+        fault: Option<&'static str>,
+    }
+
+    impl View for Known {
+        fn cluster(&self, name: &str) -> Option<ClusterView<'_>> {
+            let (_, hosts) = self.clusters.iter().find(|(known, _)| *known == name)?;
+            let counts = Counts::of(hosts);
+            Some(ClusterView { counts, hosts })
+        }
+
+        fn overridden(&self) -> Option<Override<'_>> {
+            let fault = self.fault.as_ref();
+            fault
+                .map(|fault| Override::NoKnowledge(fault))
+                .or(self.draining.then_some(Override::NotReady("503 DRAINING")))
+        }
+    }
+
+    fn known(clusters: &[(&'static str, &[&str])]) -> Known {
+        let host = |(index, flags): (usize, &&str)| Host {
+            address: format!("127.0.0.1:{}", index + 1),
+            flags: HealthFlags::parse(flags.as_bytes()),
+        };
+        let hosts = |hosts: &[&str]| hosts.iter().enumerate().map(host).collect();
+        let clusters = clusters.iter().map(|(name, list)| (*name, hosts(list)));
+        Known {
+            clusters: clusters.collect(),
+            ..Known::default()
+        }
+    }
+
+    fn endpoint(clusters: &str, more: &str) -> Endpoint {
+        let text = format!(r#"[{{"path": "/", "clusters": {clusters}{more}}}]"#);
+        let endpoints: Endpoints = serde_json::from_str(&text).unwrap();
+        endpoints.check(true).unwrap().remove(0)
+    }
+
+    /// Whether a cluster with this rule and these hosts is healthy, and the numbers that led there.
+    fn check(rule: &str, hosts: &[&str], expected: Health, usable: u64, required: u64) {
+        let endpoint = endpoint(&format!(r#"[{{"name": "c"{rule}}}]"#), "");
+        let view = known(&[("c", hosts)]);
+        let verdict = judge(&endpoint, &view);
+        let check = &verdict.checks[0];
+        let found = (verdict.health, check.usable, check.required);
+        assert_eq!(found, (expected, usable, required), "{rule} {hosts:?}");
+        assert_eq!(health(&endpoint, &view), expected, "{rule} {hosts:?}");
+    }
+
+    #[test]
+    fn each_flag_alone() {
+        check("", &["healthy"], Healthy, 1, 1);
+        for flag in [
+            "/failed_active_hc",
+            "/failed_outlier_check",
+            "/failed_eds_health",
+            "/eds_status_draining",
+            "/excluded_via_immediate_hc_fail",
+            "/pending_active_hc",
+            "/brand_new_flag",
+            "garbage",
+        ] {
+            check("", &[flag], Unhealthy, 0, 1);
+            check(r#", "degraded": "unhealthy""#, &[flag], Unhealthy, 0, 1);
+        }
+        for flag in ["/active_hc_timeout", "/pending_dynamic_removal"] {
+            check(r#", "degraded": "unhealthy""#, &[flag], Healthy, 1, 1);
+        }
+        for flag in [
+            "/degraded_active_hc",
+            "/degraded_eds_health",
+            "/degraded_outlier_detection",
+        ] {
+            check("", &[flag], Healthy, 1, 1);
+            check(r#", "degraded": "healthy""#, &[flag], Healthy, 1, 1);
+            check(r#", "degraded": "unhealthy""#, &[flag], Unhealthy, 0, 1);
+        }
+    }
+
+    #[test]
+    fn flags_together() {
+        for (flags, expected, usable) in [
+            ("/failed_active_hc/active_hc_timeout", Unhealthy, 0),
+            ("/degraded_eds_health/active_hc_timeout", Healthy, 1),
+            ("/degraded_eds_health/failed_active_hc", Unhealthy, 0),
+            ("/degraded_eds_health/pending_active_hc", Unhealthy, 0),
+            ("/active_hc_timeout/brand_new_flag", Unhealthy, 0),
+        ] {
+            check("", &[flags], expected, usable, 1);
+        }
+    }
+
+    const UP: &str = "healthy";
+    const DOWN: &str = "/failed_active_hc";
+
+    #[test]
+    fn absolute_thresholds() {
+        let two = r#", "min_healthy": 2"#;
+        check(two, &[UP, DOWN, DOWN], Unhealthy, 1, 2);
+        check(two, &[UP, UP, DOWN], Healthy, 2, 2);
+        check(two, &[UP, UP, UP], Healthy, 3, 2);
+        check("", &[], Unhealthy, 0, 1);
+    }
+
+    #[test]
+    fn percentages() {
+        let percent = |share: &str| format!(r#", "min_healthy": "{share}%""#);
+        for (share, hosts, expected, usable, required) in [
+            ("50", &[UP, DOWN, DOWN][..], Unhealthy, 1, 2),
+            ("50", &[UP, UP, DOWN], Healthy, 2, 2),
+            ("50", &[UP, DOWN], Healthy, 1, 1),
+            // A percentage of nothing, and of next to nothing, is still one host.
+            ("50", &[], Unhealthy, 0, 1),
+            ("1", &[DOWN, DOWN], Unhealthy, 0, 1),
+            ("100", &[UP, UP, DOWN], Unhealthy, 2, 3),
+            ("100", &[UP, UP], Healthy, 2, 2),
+            // Rounded up.
+            ("34", &[UP, DOWN, DOWN], Unhealthy, 1, 2),
+            ("33", &[UP, DOWN, DOWN], Healthy, 1, 1),
+        ] {
+            check(&percent(share), hosts, expected, usable, required);
+        }
+        // What Envoy leaves out of its counts is not in ours.
+        for excluded in [
+            "/eds_status_draining",
+            "/excluded_via_immediate_hc_fail/failed_active_hc",
+            "/pending_active_hc/failed_active_hc",
+        ] {
+            check(&percent("100"), &[UP, excluded], Healthy, 1, 1);
+            check(&percent("100"), &[excluded], Unhealthy, 0, 1);
+        }
+    }
+
+    #[test]
+    fn several_clusters() {
+        for (require, a, b, expected) in [
+            ("all", UP, UP, Healthy),
+            ("all", UP, DOWN, Unhealthy),
+            ("all", DOWN, DOWN, Unhealthy),
+            ("any", UP, UP, Healthy),
+            ("any", DOWN, UP, Healthy),
+            ("any", DOWN, DOWN, Unhealthy),
+        ] {
+            let endpoint = endpoint(r#"["b", "a"]"#, &format!(r#", "require": "{require}""#));
+            let view = known(&[("a", &[a]), ("b", &[b])]);
+            assert_eq!(
+                judge(&endpoint, &view).health,
+                expected,
+                "{require} {a} {b}"
+            );
+            assert_eq!(health(&endpoint, &view), expected, "{require} {a} {b}");
+        }
+    }
+
+    #[test]
+    fn what_overrides() {
+        let mut view = known(&[("a", &[UP])]);
+        let fault = Some("admin: /clusters answered 500");
+        let minds = r#", "fail_when_draining": true"#;
+        let minds_not = r#", "fail_when_draining": false"#;
+        for (clusters, more, draining, fault, expected) in [
+            (r#"["a"]"#, minds, false, None, Healthy),
+            (r#"["a"]"#, minds, true, None, Unhealthy),
+            (r#"["a"]"#, minds_not, true, None, Healthy),
+            (r#"["a"]"#, minds_not, false, fault, Unhealthy),
+            ("[]", minds, false, None, Healthy),
+            ("[]", minds, true, None, Unhealthy),
+            ("[]", minds, false, fault, Unhealthy),
+            // Nothing can make this one unhealthy but the end of Envoy.
+            ("[]", minds_not, true, fault, Healthy),
+            (
+                "[]",
+                r#", "fail_when_draining": false, "require": "any""#,
+                true,
+                fault,
+                Healthy,
+            ),
+        ] {
+            (view.draining, view.fault) = (draining, fault);
+            let endpoint = endpoint(clusters, more);
+            let row = format!("{clusters} {more} {draining} {fault:?}");
+            assert_eq!(judge(&endpoint, &view).health, expected, "{row}");
+            assert_eq!(health(&endpoint, &view), expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn causes() {
+        let endpoint = endpoint(r#"["a", "b", "c"]"#, "");
+        let mut all_up = known(&[("a", &[UP]), ("b", &[UP]), ("c", &[UP])]);
+        assert_eq!(judge(&endpoint, &all_up).cause(), "");
+        assert_eq!(judge(&endpoint, &all_up).line("/x"), "/x is healthy");
+        all_up.draining = true;
+        let cause = "envoy: not ready, /ready says 503 DRAINING";
+        assert_eq!(judge(&endpoint, &all_up).cause(), cause);
+        all_up.fault = Some("admin: no");
+        assert_eq!(
+            judge(&endpoint, &all_up).line("/x"),
+            "/x is unhealthy: admin: no"
+        );
+
+        let bad = known(&[("a", &[DOWN, UP]), ("b", &[])]);
+        let cause = "b 0/0 healthy: the cluster has no host (an aggregate never has: list its members); \
+                     c 0/0 healthy: Envoy knows no such cluster, or is still warming it";
+        assert_eq!(judge(&endpoint, &bad).cause(), cause);
+
+        let many = ["/failed_active_hc/active_hc_timeout"; 8];
+        let bad = known(&[("a", &many), ("b", &[UP]), ("c", &[UP])]);
+        let cause = judge(&endpoint, &bad).cause();
+        let start = "a 0/8 healthy: 127.0.0.1:1 failed_active_hc/active_hc_timeout, 127.0.0.1:2 ";
+        assert!(cause.starts_with(start), "{cause}");
+        let end = "127.0.0.1:5 failed_active_hc/active_hc_timeout and 3 more";
+        assert!(cause.ends_with(end), "{cause}");
+    }
+}
