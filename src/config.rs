@@ -1,4 +1,4 @@
-//! The filter's configuration: JSON text to a checked [`Config`], or a [`ConfigError`].
+//! The wasm filter's configuration: JSON text to a checked [`Config`], or a [`ConfigError`].
 //!
 //! Envoy hands the filter the text inside a `google.protobuf.StringValue`, for example
 //!
@@ -6,257 +6,83 @@
 //! {"admin_cluster": "local_admin", "endpoints": [{"path": "/healthz", "clusters": ["my_service"]}]}
 //! ```
 //!
-//! The raw types below are what serde reads; nothing but [`Config::parse`] makes a [`Config`],
-//! so whoever holds one can trust its bounds.
+//! What both builds configure, the endpoints, is in [`healthz_core::config`].
 
-use std::fmt;
-use std::marker::PhantomData;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::de::value::{MapAccessDeserializer, StrDeserializer};
-use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
+use healthz_core::config::{
+    ConfigError, Endpoint, Endpoints, FilterName, Int, check_name, cluster_names, millis, present,
+    read, refuse,
+};
+use serde::{Deserialize, Deserializer};
 
 /// A configuration whose every bound has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// Tells this filter from others of the same Envoy, in logs and metrics.
+    pub name: FilterName,
     /// The Envoy cluster that reaches this Envoy's admin. Not empty.
     pub admin_cluster: String,
     /// How long one call to the admin may take: 1 ms to 60 s.
     pub admin_timeout: Duration,
+    /// How old the last good snapshot may answer while the admin is silent: 0 (never) to 10 min.
+    pub max_stale: Duration,
     /// A snapshot younger than this answers a probe at once: 0 (never) to 60 s.
     pub max_age: Duration,
     /// How often the snapshot is renewed in the background: 50 ms to `max_age`, or not at all.
     pub refresh_interval: Option<Duration>,
-    /// Whether endpoints are unhealthy while the admin's `/ready` is not 200.
-    pub fail_when_draining: bool,
     /// The paths that are answered, 1 to 32, each path once.
     pub endpoints: Vec<Endpoint>,
 }
 
-/// One path that is answered, and the rule that decides its answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// The request path, without a query: starts with `/`.
-    pub path: String,
-    /// The clusters whose health decides, 1 to 64, each name once.
-    pub clusters: Vec<ClusterRule>,
-    /// How several clusters combine.
-    pub require: Require,
-    /// Whether answers may name clusters, hosts and causes.
-    pub details: bool,
-}
-
-/// What one cluster needs in order to be healthy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClusterRule {
-    /// The cluster's name as in Envoy's configuration (not its `alt_stat_name`).
-    pub name: String,
-    /// How many usable hosts it takes.
-    pub min_healthy: MinHealthy,
-    /// Whether a degraded host is usable.
-    pub degraded: Degraded,
-}
-
-/// How several clusters of an endpoint combine.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "lowercase")]
-pub enum Require {
-    /// Every cluster must be healthy.
-    #[default]
-    All,
-    /// One healthy cluster is enough.
-    Any,
-}
-
-/// What a degraded host counts as.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "lowercase")]
-pub enum Degraded {
-    /// Usable, as for Envoy's own load balancer.
-    #[default]
-    Healthy,
-    /// Not usable.
-    Unhealthy,
-}
-
-/// How many usable hosts a cluster needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MinHealthy {
-    /// At least this many, 1 or more.
-    Hosts(u64),
-    /// At least this share of the hosts that count, 1 to 100 percent.
-    Percent(u8),
-}
-
-/// Why a configuration was refused: the field, and what is wrong with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
-    field: String,
-    fault: String,
-}
-
-const MAX_ENDPOINTS: usize = 32;
-const MAX_CLUSTERS: usize = 64;
 const MIN_REFRESH_INTERVAL_MS: u64 = 50;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    #[serde(default)]
+    name: FilterName,
+    admin_cluster: String,
+    #[serde(default = "millis::<1, 60000, 1000>")]
+    admin_timeout_ms: Int<1, 60000>,
+    #[serde(default = "millis::<0, 600000, 5000>")]
+    max_stale_ms: Int<0, 600_000>,
+    #[serde(default = "millis::<0, 60000, 250>")]
+    max_age_ms: Int<0, 60000>,
+    #[serde(default, deserialize_with = "present")]
+    refresh_interval_ms: Option<Int<MIN_REFRESH_INTERVAL_MS, 60000>>,
+    #[serde(default = "yes")]
+    fail_when_draining: bool,
+    endpoints: Endpoints,
+    #[serde(default, deserialize_with = "module_only", rename = "grpc_health")]
+    _grpc_health: (),
+}
 
 impl Config {
     /// Reads and checks the JSON text that Envoy passes.
     pub fn parse(text: &[u8]) -> Result<Self, ConfigError> {
-        if text.trim_ascii().is_empty() {
-            return Err(ConfigError::new(
-                "configuration",
-                "is empty; give a google.protobuf.StringValue of JSON with admin_cluster and endpoints",
-            ));
-        }
-        let json = &mut serde_json::Deserializer::from_slice(text);
-        let raw: RawConfig = serde_path_to_error::deserialize(&mut *json).map_err(|error| {
-            let path = error.path().to_string();
-            // Of what it cannot name, serde_path_to_error says `.` or `?`.
-            let field = match path.trim_end_matches(['.', '?']) {
-                "" => "configuration",
-                field => field,
-            };
-            ConfigError::new(field, error.into_inner())
-        })?;
-        json.end()
-            .map_err(|error| ConfigError::new("configuration", error))?;
+        let example = "a google.protobuf.StringValue of JSON with admin_cluster and endpoints";
+        let raw: RawConfig = read(text, example)?;
         raw.check()
     }
 
     /// Every cluster that some endpoint asks for: sorted, each name once.
     pub fn cluster_names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self
-            .endpoints
+        cluster_names(&self.endpoints)
+    }
+
+    /// Whether some endpoint minds that Envoy is draining.
+    pub fn asks_ready(&self) -> bool {
+        self.endpoints
             .iter()
-            .flat_map(|endpoint| endpoint.clusters.iter().map(|cluster| cluster.name.clone()))
-            .collect();
-        names.sort_unstable();
-        names.dedup();
-        names
+            .any(|endpoint| endpoint.fail_when_draining)
     }
-}
-
-impl ConfigError {
-    fn new(field: impl Into<String>, fault: impl ToString) -> Self {
-        Self {
-            field: on_one_line(&field.into()),
-            fault: on_one_line(&fault.to_string()),
-        }
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.field, self.fault)
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
-/// Escapes line breaks and their like: an unknown field's name may hold any, and a refusal is one
-/// line of the log.
-fn on_one_line(text: &str) -> String {
-    let mut line = String::new();
-    for char in text.chars() {
-        if char.is_control() {
-            line.extend(char.escape_default());
-        } else {
-            line.push(char);
-        }
-    }
-    line
-}
-
-/// The configuration of the envoy-healthz filter.
-#[derive(Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema), schemars(title = "envoy-healthz"))]
-#[serde(deny_unknown_fields)]
-struct RawConfig {
-    /// The Envoy cluster that reaches this Envoy's admin.
-    #[cfg_attr(test, schemars(length(min = 1)))]
-    admin_cluster: String,
-    /// How long one admin call may take, in milliseconds.
-    #[serde(default = "millis::<1, 60000, 1000>")]
-    #[cfg_attr(test, schemars(extend("default" = 1000)))]
-    admin_timeout_ms: Int<1, 60000>,
-    /// A probe is answered from a snapshot of at most this age, in milliseconds; 0: every probe asks.
-    #[serde(default = "millis::<0, 60000, 250>")]
-    #[cfg_attr(test, schemars(extend("default" = 250)))]
-    max_age_ms: Int<0, 60000>,
-    /// Renew the snapshot in the background this often, in milliseconds; at most max_age_ms.
-    #[serde(default, deserialize_with = "present")]
-    #[cfg_attr(test, schemars(with = "Int<MIN_REFRESH_INTERVAL_MS, 60000>"))]
-    refresh_interval_ms: Option<Int<MIN_REFRESH_INTERVAL_MS, 60000>>,
-    /// Answer 503 while the admin's /ready is not 200.
-    #[serde(default = "yes")]
-    #[cfg_attr(test, schemars(extend("default" = true)))]
-    fail_when_draining: bool,
-    /// The paths that are answered, each with its own rule; paths are unique.
-    #[cfg_attr(test, schemars(length(min = 1, max = MAX_ENDPOINTS)))]
-    endpoints: Vec<RawEndpoint>,
-}
-
-/// One path that is answered.
-#[derive(Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Endpoint"))]
-#[serde(deny_unknown_fields)]
-struct RawEndpoint {
-    /// Matched exactly; the request's query is ignored.
-    #[cfg_attr(test, schemars(regex(pattern = r"^/[^?# \x00-\x1f\x7f]*$")))]
-    path: String,
-    /// The clusters whose health decides; names are unique.
-    #[cfg_attr(test, schemars(length(min = 1, max = MAX_CLUSTERS)))]
-    clusters: Vec<RawCluster>,
-    /// How several clusters combine.
-    #[serde(default)]
-    require: Require,
-    /// Whether answers may name clusters, hosts and causes.
-    #[serde(default)]
-    details: bool,
-}
-
-/// A cluster: its name alone, or with what it takes to be healthy.
-#[cfg_attr(
-    test,
-    derive(schemars::JsonSchema),
-    schemars(untagged, rename = "Cluster")
-)]
-#[cfg_attr(test, allow(dead_code))]
-enum RawCluster {
-    /// The cluster's name.
-    Name(#[cfg_attr(test, schemars(length(min = 1)))] String),
-    /// The cluster's name and rule.
-    Rule(RawClusterRule),
-}
-
-/// What one cluster needs in order to be healthy.
-#[derive(Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "ClusterRule"))]
-#[serde(deny_unknown_fields)]
-struct RawClusterRule {
-    /// The cluster's name in Envoy's configuration.
-    #[cfg_attr(test, schemars(length(min = 1)))]
-    name: String,
-    /// How many usable hosts it takes: a number, or a percentage like "50%".
-    #[serde(default)]
-    #[cfg_attr(test, schemars(extend("default" = 1)))]
-    min_healthy: MinHealthy,
-    /// Whether degraded hosts count as usable.
-    #[serde(default)]
-    degraded: Degraded,
 }
 
 impl RawConfig {
     fn check(self) -> Result<Config, ConfigError> {
-        if self.admin_cluster.is_empty() {
-            return Err(ConfigError::new(
-                "admin_cluster",
-                "must name the cluster that reaches Envoy's admin, got \"\"",
-            ));
-        }
+        let cluster = "the cluster that reaches Envoy's admin";
+        check_name("admin_cluster", cluster, &self.admin_cluster)?;
         if let Some(Int(interval)) = self.refresh_interval_ms
             && interval > self.max_age_ms.0
         {
@@ -268,223 +94,36 @@ impl RawConfig {
                 ),
             ));
         }
-        check_count("endpoints", self.endpoints.len(), MAX_ENDPOINTS)?;
-        let mut endpoints: Vec<Endpoint> = Vec::with_capacity(self.endpoints.len());
-        for (index, endpoint) in self.endpoints.into_iter().enumerate() {
-            let endpoint = endpoint.check(&format!("endpoints[{index}]"))?;
-            if endpoints.iter().any(|other| other.path == endpoint.path) {
-                return Err(ConfigError::new(
-                    format!("endpoints[{index}].path"),
-                    format!("must be unique, got {:?} twice", endpoint.path),
-                ));
-            }
-            endpoints.push(endpoint);
-        }
         Ok(Config {
+            name: self.name,
             admin_cluster: self.admin_cluster,
-            admin_timeout: Duration::from_millis(self.admin_timeout_ms.0),
-            max_age: Duration::from_millis(self.max_age_ms.0),
-            refresh_interval: self
-                .refresh_interval_ms
-                .map(|interval| Duration::from_millis(interval.0)),
-            fail_when_draining: self.fail_when_draining,
-            endpoints,
+            admin_timeout: self.admin_timeout_ms.millis(),
+            max_stale: self.max_stale_ms.millis(),
+            max_age: self.max_age_ms.millis(),
+            refresh_interval: self.refresh_interval_ms.map(Int::millis),
+            endpoints: self.endpoints.check(self.fail_when_draining)?,
         })
     }
 }
 
-impl RawEndpoint {
-    fn check(self, field: &str) -> Result<Endpoint, ConfigError> {
-        let path_field = format!("{field}.path");
-        if !self.path.starts_with('/') {
-            let fault = format!("must start with '/', got {:?}", self.path);
-            return Err(ConfigError::new(path_field, fault));
-        }
-        if let Some(bad) = self
-            .path
-            .chars()
-            .find(|&c| matches!(c, '?' | '#') || c.is_whitespace() || c.is_control())
-        {
-            let fault = format!("must not contain {bad:?}, got {:?}", self.path);
-            return Err(ConfigError::new(path_field, fault));
-        }
-        check_count(
-            &format!("{field}.clusters"),
-            self.clusters.len(),
-            MAX_CLUSTERS,
-        )?;
-        let mut clusters: Vec<ClusterRule> = Vec::with_capacity(self.clusters.len());
-        for (index, cluster) in self.clusters.into_iter().enumerate() {
-            let cluster = ClusterRule::from(cluster);
-            let fault = if cluster.name.is_empty() {
-                "must name a cluster, got \"\"".to_owned()
-            } else if clusters.iter().any(|other| other.name == cluster.name) {
-                format!("must be unique, got {:?} twice", cluster.name)
-            } else {
-                clusters.push(cluster);
-                continue;
-            };
-            return Err(ConfigError::new(
-                format!("{field}.clusters[{index}]"),
-                fault,
-            ));
-        }
-        Ok(Endpoint {
-            path: self.path,
-            clusters,
-            require: self.require,
-            details: self.details,
-        })
-    }
-}
-
-impl From<RawCluster> for ClusterRule {
-    fn from(raw: RawCluster) -> Self {
-        match raw {
-            RawCluster::Name(name) => Self {
-                name,
-                min_healthy: MinHealthy::default(),
-                degraded: Degraded::default(),
-            },
-            RawCluster::Rule(rule) => Self {
-                name: rule.name,
-                min_healthy: rule.min_healthy,
-                degraded: rule.degraded,
-            },
-        }
-    }
-}
-
-impl Default for MinHealthy {
-    fn default() -> Self {
-        Self::Hosts(1)
-    }
-}
-
-fn check_count(field: &str, count: usize, most: usize) -> Result<(), ConfigError> {
-    if (1..=most).contains(&count) {
-        return Ok(());
-    }
-    Err(ConfigError::new(
-        field,
-        format!("must have 1 to {most} entries, got {count}"),
-    ))
+fn module_only<'de, D: Deserializer<'de>>(input: D) -> Result<(), D::Error> {
+    refuse(
+        input,
+        "is not for the wasm build: a wasm filter cannot answer a stream message by message; \
+         leave it out, and grpc.health.v1 goes to the route's cluster",
+    )
 }
 
 fn yes() -> bool {
     true
 }
 
-fn millis<const MIN: u64, const MAX: u64, const DEFAULT: u64>() -> Int<MIN, MAX> {
-    Int(DEFAULT)
-}
-
-/// Reads a field that may be left out, but not be `null`.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    input: D,
-) -> Result<Option<T>, D::Error> {
-    T::deserialize(input).map(Some)
-}
-
-/// A whole number whose bounds stand in its type, so that serde's own error names them.
-#[derive(Clone, Copy)]
-struct Int<const MIN: u64, const MAX: u64>(u64);
-
-impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Int<MIN, MAX> {
-    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-        struct IntVisitor<const MIN: u64, const MAX: u64>;
-        impl<const MIN: u64, const MAX: u64> Visitor<'_> for IntVisitor<MIN, MAX> {
-            type Value = Int<MIN, MAX>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "an integer from {MIN} to {MAX}")
-            }
-            fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
-                if (MIN..=MAX).contains(&value) {
-                    Ok(Int(value))
-                } else {
-                    Err(E::invalid_value(Unexpected::Unsigned(value), &self))
-                }
-            }
-        }
-        input.deserialize_u64(IntVisitor)
-    }
-}
-
-#[cfg(test)]
-impl<const MIN: u64, const MAX: u64> schemars::JsonSchema for Int<MIN, MAX> {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        format!("Integer_{MIN}_to_{MAX}").into()
-    }
-    fn inline_schema() -> bool {
-        true
-    }
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({"type": "integer", "minimum": MIN, "maximum": MAX})
-    }
-}
-
-#[cfg(test)]
-impl schemars::JsonSchema for MinHealthy {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "MinHealthy".into()
-    }
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({"anyOf": [
-            {"type": "integer", "minimum": 1},
-            {"type": "string", "pattern": "^0*([1-9][0-9]?|100)%$"},
-        ]})
-    }
-}
-
-impl<'de> Deserialize<'de> for MinHealthy {
-    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-        struct MinHealthyVisitor;
-        impl Visitor<'_> for MinHealthyVisitor {
-            type Value = MinHealthy;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an integer of at least 1, or \"N%\" with N from 1 to 100")
-            }
-            fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
-                match value {
-                    0 => Err(E::invalid_value(Unexpected::Unsigned(0), &self)),
-                    hosts => Ok(MinHealthy::Hosts(hosts)),
-                }
-            }
-            fn visit_str<E: Error>(self, value: &str) -> Result<Self::Value, E> {
-                value
-                    .strip_suffix('%')
-                    .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
-                    .and_then(|digits| digits.parse().ok())
-                    .filter(|percent| (1..=100).contains(percent))
-                    .map(MinHealthy::Percent)
-                    .ok_or_else(|| E::invalid_value(Unexpected::Str(value), &self))
-            }
-        }
-        input.deserialize_any(MinHealthyVisitor)
-    }
-}
-
-impl<'de> Deserialize<'de> for RawCluster {
-    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-        struct ClusterVisitor<'de>(PhantomData<&'de ()>);
-        impl<'de> Visitor<'de> for ClusterVisitor<'de> {
-            type Value = RawCluster;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a cluster's name, or an object with name, min_healthy and degraded")
-            }
-            fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
-                String::deserialize(StrDeserializer::new(name)).map(RawCluster::Name)
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                RawClusterRule::deserialize(MapAccessDeserializer::new(map)).map(RawCluster::Rule)
-            }
-        }
-        input.deserialize_any(ClusterVisitor(PhantomData))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fmt;
+
+    use healthz_core::config::{ClusterRule, Degraded, MinHealthy, Require};
+
     use super::*;
 
     const SMALLEST: &str = r#"{"admin_cluster": "local_admin", "endpoints": [{"path": "/healthz", "clusters": ["my_service"]}]}"#;
@@ -541,11 +180,12 @@ mod tests {
         assert_eq!(
             config,
             Config {
+                name: FilterName::default(),
                 admin_cluster: "local_admin".to_owned(),
                 admin_timeout: Duration::from_millis(1000),
+                max_stale: Duration::from_millis(5000),
                 max_age: Duration::from_millis(250),
                 refresh_interval: None,
-                fail_when_draining: true,
                 endpoints: vec![Endpoint {
                     path: "/healthz".to_owned(),
                     clusters: vec![ClusterRule {
@@ -554,6 +194,7 @@ mod tests {
                         degraded: Degraded::Healthy,
                     }],
                     require: Require::All,
+                    fail_when_draining: true,
                     details: false,
                 }],
             }
@@ -584,11 +225,29 @@ mod tests {
             interval(r#", "refresh_interval_ms": 250"#),
             Some(millis(250))
         );
-        assert!(
-            !top(r#", "fail_when_draining": false"#)
-                .unwrap()
-                .fail_when_draining
-        );
+        for (name, max_stale) in [("a", 0), ("Az_9-", 600_000)] {
+            let fields = format!(r#", "name": "{name}", "max_stale_ms": {max_stale}"#);
+            let config = top(&fields).unwrap();
+            assert_eq!(config.name.as_str(), name);
+            assert_eq!(config.max_stale, millis(max_stale));
+        }
+        for (top, own, expected) in [
+            ("", "", true),
+            (r#", "fail_when_draining": false"#, "", false),
+            ("", r#", "fail_when_draining": false"#, false),
+            (
+                r#", "fail_when_draining": false"#,
+                r#", "fail_when_draining": true"#,
+                true,
+            ),
+        ] {
+            let config = Config::parse(with(top, own, "").as_bytes()).unwrap();
+            assert_eq!(
+                config.endpoints[0].fail_when_draining, expected,
+                "{top} {own}"
+            );
+            assert_eq!(config.asks_ready(), expected, "{top} {own}");
+        }
         assert_eq!(
             endpoint(r#", "require": "any""#).unwrap().require,
             Require::Any
@@ -720,7 +379,7 @@ mod tests {
     fn unknown_missing_and_repeated_fields() {
         refused(
             top(r#", "max_age": 1"#),
-            "max_age: unknown field `max_age`, expected one of `admin_cluster`",
+            "max_age: unknown field `max_age`, expected one of `name`, `admin_cluster`",
         );
         refused(
             endpoint(r#", "cluster": "c""#),
@@ -777,10 +436,8 @@ mod tests {
             Config::parse(br#"{"admin_cluster": "a", "endpoints": []}"#),
             "endpoints: must have 1 to 32 entries, got 0",
         );
-        refused(
-            Config::parse(clusters(&[]).as_bytes()),
-            "endpoints[0].clusters: must have 1 to 64 entries, got 0",
-        );
+        let liveness = Config::parse(clusters(&[]).as_bytes()).unwrap();
+        assert_eq!(liveness.endpoints[0].clusters, []);
         refused(
             Config::parse(clusters(&["\"\"".to_owned()]).as_bytes()),
             "endpoints[0].clusters[0]: must name a cluster",
@@ -797,7 +454,7 @@ mod tests {
         let many: Vec<_> = (0..65).map(|index| format!("\"c{index}\"")).collect();
         refused(
             Config::parse(clusters(&many).as_bytes()),
-            "endpoints[0].clusters: must have 1 to 64 entries, got 65",
+            "endpoints[0].clusters: must have 0 to 64 entries, got 65",
         );
         let twice = ["/a", "/b", "/a"].map(str::to_owned);
         refused(
@@ -845,16 +502,155 @@ mod tests {
         );
     }
 
-    /// `envoy/config.schema.json` is what the raw types say; with `UPDATE=1` the test writes it.
     #[test]
-    fn the_committed_schema_is_current() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/envoy/config.schema.json");
-        let schema = schemars::schema_for!(RawConfig);
-        let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
-        if std::env::var_os("UPDATE").is_some() {
-            std::fs::write(path, &text).unwrap();
+    fn names_that_could_forge_a_line() {
+        let control = "must not contain a control character";
+        for bad in ["\\n", "\\u0000", "\\u007f", "\\u0085"] {
+            refused(
+                Config::parse(clusters(&[format!("\"c{bad}x\"")]).as_bytes()),
+                &format!("endpoints[0].clusters[0]: {control}"),
+            );
+            let admin = format!(r#"{{"admin_cluster": "a{bad}", "endpoints": []}}"#);
+            refused(
+                Config::parse(admin.as_bytes()),
+                &format!("admin_cluster: {control}"),
+            );
         }
-        let committed = std::fs::read_to_string(path).unwrap_or_default();
-        assert_eq!(committed, text, "run: UPDATE=1 cargo test schema");
+        let long = format!("\"{}\"", "x".repeat(65));
+        for bad in [
+            "\"\"",
+            "\"a b\"",
+            "\"a.b\"",
+            "\"a\\n\"",
+            "\"\u{e4}\"",
+            &long,
+        ] {
+            refused(
+                top(&format!(r#", "name": {bad}"#)),
+                "name: invalid value: string ",
+            );
+        }
+    }
+
+    #[test]
+    fn what_only_the_dynamic_module_has() {
+        for value in [r#"{"services": {"": "/healthz"}}"#, "{}", "null"] {
+            refused(
+                top(&format!(r#", "grpc_health": {value}"#)),
+                "grpc_health: is not for the wasm build",
+            );
+        }
+    }
+
+    /// `envoy/config.schema.json` takes what the filter takes, and refuses what it refuses, as far
+    /// as a schema can say it.
+    #[test]
+    fn the_schema_agrees() {
+        let schema = include_str!("../envoy/config.schema.json");
+        let schema = serde_json::from_str(schema).unwrap();
+        let schema = jsonschema::validator_for(&schema).unwrap();
+        let check = |text: String, good: bool| {
+            let value = serde_json::from_str(&text).unwrap();
+            assert_eq!(schema.is_valid(&value), good, "the schema, of {text}");
+            assert_eq!(
+                Config::parse(text.as_bytes()).is_ok(),
+                good,
+                "the filter, of {text}"
+            );
+        };
+        check(SMALLEST.to_owned(), true);
+        for (field, good, bad) in [
+            (
+                "name",
+                &[r#""a""#, r#""A-z_0""#][..],
+                &[r#""""#, r#""a.b""#, "1"][..],
+            ),
+            (
+                "admin_timeout_ms",
+                &["1", "60000"],
+                &["0", "60001", "-1", "1.5", "null"],
+            ),
+            ("max_stale_ms", &["0", "600000"], &["600001", "\"1\""]),
+            ("max_age_ms", &["0", "60000"], &["60001", "null"]),
+            (
+                "refresh_interval_ms",
+                &["50", "250"],
+                &["49", "60001", "null"],
+            ),
+            ("fail_when_draining", &["true", "false"], &["1", "null"]),
+            ("grpc_health", &[], &["{}", "null"]),
+            ("max_age", &[], &["1"]),
+        ] {
+            let text = |value: &&str| with(&format!(r#", "{field}": {value}"#), "", "");
+            good.iter().for_each(|value| check(text(value), true));
+            bad.iter().for_each(|value| check(text(value), false));
+        }
+        for (field, good, bad) in [
+            (
+                "require",
+                &[r#""all""#, r#""any""#][..],
+                &[r#""most""#, "null"][..],
+            ),
+            ("fail_when_draining", &["true"], &["1", "null"]),
+            ("details", &["true"], &["1"]),
+            ("cluster", &[], &[r#""c""#]),
+        ] {
+            let text = |value: &&str| with("", &format!(r#", "{field}": {value}"#), "");
+            good.iter().for_each(|value| check(text(value), true));
+            bad.iter().for_each(|value| check(text(value), false));
+        }
+        for (field, good, bad) in [
+            (
+                "min_healthy",
+                &["1", "7", r#""1%""#, r#""100%""#, r#""05%""#][..],
+                &["0", "-1", "1.5", r#""0%""#, r#""101%""#, r#""50""#, "null"][..],
+            ),
+            (
+                "degraded",
+                &[r#""healthy""#, r#""unhealthy""#],
+                &[r#""maybe""#],
+            ),
+            ("percent", &[], &["5"]),
+        ] {
+            let text = |value: &&str| with("", "", &format!(r#", "{field}": {value}"#));
+            good.iter().for_each(|value| check(text(value), true));
+            bad.iter().for_each(|value| check(text(value), false));
+        }
+        for (path, good) in [
+            ("/", true),
+            ("/a.b/%20", true),
+            ("", false),
+            ("a", false),
+            ("/a?b", false),
+            ("/a#b", false),
+            ("/a b", false),
+            ("/a\\tb", false),
+        ] {
+            let text = r#"{"admin_cluster": "a", "endpoints": [{"path": "P", "clusters": []}]}"#;
+            check(text.replace("P", path), good);
+        }
+        for (name, good) in [
+            ("a::b", true),
+            ("\u{e4}", true),
+            ("", false),
+            ("a\\nb", false),
+        ] {
+            check(clusters(&[format!("\"{name}\"")]), good);
+            let admin = SMALLEST.replace("local_admin", name);
+            check(admin, good);
+        }
+        for (count, good) in [(0, false), (1, true), (32, true), (33, false)] {
+            let many: Vec<_> = (0..count).map(|index| format!("/{index}")).collect();
+            check(paths(&many), good);
+        }
+        for (count, good) in [(0, true), (64, true), (65, false)] {
+            let many: Vec<_> = (0..count).map(|index| format!("\"c{index}\"")).collect();
+            check(clusters(&many), good);
+        }
+        for field in ["admin_cluster", "endpoints"] {
+            let mut value: serde_json::Value = serde_json::from_str(SMALLEST).unwrap();
+            value.as_object_mut().unwrap().remove(field);
+            check(value.to_string(), false);
+        }
     }
 }

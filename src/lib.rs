@@ -1,26 +1,29 @@
-//! Answers `/healthz` in Envoy from what Envoy itself knows of its clusters' health.
+//! Answers `/healthz` in Envoy from what Envoy itself knows of its clusters' health: the wasm filter.
 //!
 //! The walk of one probe:
 //!
-//! 1. `filter` gets the request's headers from Envoy, finds the endpoint of
-//!    that path in the [`config::Config`], and reads what the request wants
-//!    ([`response::Wish`]). Any other path goes on to its route at once.
-//! 2. [`snapshot::Snapshots`] has an answer at hand, or has the probe wait while the admin is asked:
-//!    [`admin`] says what, [`clusters`] reads the reply.
-//! 3. [`health::judge`] makes a verdict of the endpoint's rule and the snapshot, and
-//!    [`response::Response`] makes that an answer.
+//! 1. `wasm` gets the request's headers from Envoy; it alone names proxy-wasm, and decides nothing.
+//! 2. [`filter`] finds the endpoint of that path in the [`config::Config`]. Any other path goes on to
+//!    its route at once. It sees Envoy through the trait in [`host`].
+//! 3. [`admin::snapshots`] has knowledge at hand, or has the probe wait while the admin is asked:
+//!    [`admin::pages`] says what, [`admin::clusters`] reads the reply, [`admin::shared`] is what the
+//!    workers of one Envoy tell each other.
+//! 4. [`healthz_core`] makes a verdict of the endpoint's rule and that knowledge, and an answer of the
+//!    verdict. It knows nothing of the admin: the dynamic module judges and answers by it as well.
 //!
-//! [`shared`] holds what the workers of one Envoy tell each other. All of it but `filter` does no
-//! IO and knows no clock and no host, so that it can be tested natively and used elsewhere.
+//! | to change | look at |
+//! |---|---|
+//! | a health flag | `core/src/flags.rs` |
+//! | a configuration field | `core/src/config.rs` for endpoints, `src/config.rs` for the rest |
+//! | the form of an answer | `core/src/answer.rs` |
+//! | a source of counts | the trait in `core/src/view.rs`; the admin's is in `src/admin/pages.rs` |
 
 pub mod config;
+pub mod host;
+
+pub mod filter;
 
 pub mod admin;
-pub mod clusters;
-pub mod health;
-pub mod response;
-pub mod shared;
-pub mod snapshot;
 
 #[cfg(target_arch = "wasm32")]
-mod filter;
+mod wasm;

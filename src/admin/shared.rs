@@ -2,9 +2,11 @@
 //!
 //! | record | for example | meaning |
 //! |---|---|---|
-//! | turn | `u 1795312345678` | the last one to turn `/healthz` said unhealthy, from what was asked then |
-//! | lease | `1795312345778` | nobody need renew the snapshot before then |
+//! | transition | `u 1795312345678` | `/healthz` became unhealthy, by what was asked for then |
+//! | lease | `1795312345778` | lease held until then: some worker renews the snapshot |
 //! | snapshot | `1795312345678 +`, and lines as the admin's | the latest snapshot, when it was asked for, and `/ready` |
+//! | unknown flags | a flag a line | unknown health flags that have been logged |
+//! | owner | `envoy-healthz/7f…` | the configuration that an endpoint's gauge was last set by |
 //!
 //! Times are milliseconds since 1970 by the wall clock, the only one that all workers share. It can
 //! be set: a time that lies further ahead than it could is void, so that a step of the clock costs a
@@ -12,27 +14,13 @@
 
 use std::fmt::Write;
 
-use crate::admin::{Ready, Report};
-use crate::clusters::Parser;
-use crate::health::Health;
+use healthz_core::judgement::Health;
+use healthz_core::transition::Record;
 
-/// What a verdict is beside the last one that any worker gave.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// It differs; this record is to be written.
-    Turned {
-        /// The new record.
-        record: String,
-        /// Whether it is the first of all.
-        first: bool,
-    },
-    /// It is the same.
-    Same,
-    /// It differs, but the other rests on a younger snapshot.
-    Outdated,
-}
+use crate::admin::clusters::Parser;
+use crate::admin::pages::{Ready, Report};
 
-/// Who renews the snapshot.
+/// Who renews the snapshot in the background.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Lease {
     /// Whoever gets this record written.
@@ -41,25 +29,25 @@ pub enum Lease {
     Taken(u64),
 }
 
-/// Compares a verdict that rests on what was `asked` at a time with the record.
-pub fn turn(record: Option<&[u8]>, health: Health, asked: u64, now: u64) -> Turn {
-    let letter = match health {
+/// Writes an endpoint's last transition.
+pub fn write_transition(record: Record) -> String {
+    let letter = match record.health {
         Health::Healthy => 'h',
         Health::Unhealthy => 'u',
     };
-    let last = record.and_then(|record| std::str::from_utf8(record).ok()?.split_once(' '));
-    let same = last.is_some_and(|(last, _)| last.starts_with(letter));
-    let time = last.and_then(|(_, time)| time.parse().ok()).unwrap_or(0);
-    if same {
-        Turn::Same
-    } else if asked < time && time <= now {
-        Turn::Outdated
-    } else {
-        Turn::Turned {
-            record: format!("{letter} {asked}"),
-            first: last.is_none(),
-        }
-    }
+    format!("{letter} {}", record.asked)
+}
+
+/// Reads an endpoint's last transition.
+pub fn read_transition(text: &[u8]) -> Option<Record> {
+    let (letter, asked) = std::str::from_utf8(text).ok()?.split_once(' ')?;
+    let health = match letter {
+        "h" => Health::Healthy,
+        "u" => Health::Unhealthy,
+        _ => return None,
+    };
+    let asked = asked.parse().unwrap_or(0);
+    Some(Record { health, asked })
 }
 
 /// Whether the snapshot is due, if it is to be renewed every `interval` milliseconds.
@@ -125,28 +113,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::clusters::Cluster;
+    use crate::admin::clusters::Cluster;
 
     #[test]
-    fn turns() {
-        let turned = |record: &str, first| Turn::Turned {
-            record: record.to_owned(),
-            first,
-        };
-        let (healthy, unhealthy) = (Health::Healthy, Health::Unhealthy);
-        for (record, health, asked, expected) in [
-            (None, healthy, 100, turned("h 100", true)),
-            (Some("h 90"), healthy, 100, Turn::Same),
-            (Some("h 90"), unhealthy, 100, turned("u 100", false)),
-            (Some("u 90"), healthy, 100, turned("h 100", false)),
-            (Some("u 101"), healthy, 100, Turn::Outdated),
-            (Some("u 100"), healthy, 100, turned("h 100", false)),
-            // The clock was set back: a record from the future binds nobody.
-            (Some("u 999"), healthy, 100, turned("h 100", false)),
-            (Some("u x"), healthy, 100, turned("h 100", false)),
-        ] {
-            let record = record.map(str::as_bytes);
-            assert_eq!(turn(record, health, asked, 110), expected, "{record:?}");
+    fn transitions() {
+        for health in [Health::Healthy, Health::Unhealthy] {
+            let record = Record { health, asked: 100 };
+            let text = write_transition(record);
+            assert_eq!(read_transition(text.as_bytes()), Some(record));
+        }
+        let health = Health::Unhealthy;
+        let old = Some(Record { health, asked: 0 });
+        assert_eq!(read_transition(b"u x"), old);
+        for none in [b"".as_slice(), b"u", b"x 1", b"\xff 1"] {
+            assert_eq!(read_transition(none), None);
         }
     }
 

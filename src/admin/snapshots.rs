@@ -1,0 +1,731 @@
+//! When to ask the admin, who waits for the reply, and who is answered from what.
+//!
+//! A state machine for one worker, with no clock and no host of its own: time comes in as a
+//! [`Duration`] since some start and never goes back, what to do comes out as values.
+//!
+//! ```text
+//! probe ──► snapshot younger than max_age ──────────────► answer
+//!       └─► wait; the first to wait asks ──► reply ─────► answer all who wait
+//!                                        ├─► 100 ms ────► answer from the last good snapshot, if
+//!                                        │                it is younger than max_stale
+//!                                        └─► silence ───► the same, or answer that nothing is known
+//! ```
+//!
+//! At most one call is under way, however many probes wait, and a failed call answers for a
+//! `max_age` like any other: probes cannot make this worker ask more than once a `max_age`.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+/// The bounds that the configuration sets.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// A snapshot younger than this answers at once.
+    pub max_age: Duration,
+    /// While the admin is silent, the last good snapshot answers if it is younger than this.
+    pub max_stale: Duration,
+    /// How long a call may take.
+    pub timeout: Duration,
+}
+
+/// How much later than its timeout a call may report before it is taken for lost.
+pub const GRACE: Duration = Duration::from_millis(100);
+
+/// How long a probe waits while a good snapshot younger than `max_stale` is at hand. Kubernetes gives
+/// a probe one second in all.
+pub const LONGEST_WAIT: Duration = Duration::from_millis(100);
+
+/// What this worker knows, the call under way, and the probes that wait for it.
+///
+/// `T` is what a good reply yields, `F` why there was none, `W` what a waiting probe asked.
+#[derive(Debug)]
+pub struct Snapshots<T, F, W> {
+    timing: Timing,
+    /// The last good one.
+    good: Option<Snapshot<T>>,
+    /// Another worker's, for when the admin is silent: its age is by the wall clock, so it answers
+    /// nobody who could ask.
+    spare: Option<Snapshot<T>>,
+    /// The last call, if it failed.
+    failure: Option<Failure<F>>,
+    /// When what was answered wrongly was asked: nothing older is trusted.
+    distrusted: Option<Duration>,
+    call: Call,
+    /// Sorted by id.
+    waiting: Vec<Waiting<W>>,
+}
+
+/// What a good reply yielded, and when it was asked for.
+#[derive(Debug)]
+pub struct Snapshot<T> {
+    /// When the admin was asked: what it said can be no older.
+    pub asked: Duration,
+    /// What it said.
+    pub report: Rc<T>,
+}
+
+/// What a probe is answered from.
+#[derive(Debug)]
+pub enum Knowledge<T, F> {
+    /// A snapshot that is young enough, or that came just now.
+    Fresh(Snapshot<T>),
+    /// The last good snapshot, because the admin is silent or slow.
+    Stale(Snapshot<T>),
+    /// Nothing is known; why.
+    Nothing(Rc<F>),
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub enum Outcome<T, F> {
+    /// With a good reply.
+    Good(T),
+    /// Without a reply of the admin's own.
+    Silence(F),
+    /// With a wrong reply: what was known before is no longer trusted.
+    Wrong(F),
+}
+
+/// What becomes of a probe.
+#[derive(Debug)]
+pub enum Probe<T, F, W> {
+    /// It is answered now.
+    Answer(W, Knowledge<T, F>),
+    /// It waits, and a refresh must be started.
+    Ask,
+    /// It waits for a refresh that somebody else has started.
+    Wait,
+}
+
+/// What the end of a call leads to.
+#[derive(Debug)]
+pub struct Completed<T, F, W> {
+    /// What is known now, and what those who waited are answered from.
+    pub knowledge: Knowledge<T, F>,
+    /// Those who waited: their ids and what they asked.
+    pub waiting: Vec<(u32, W)>,
+}
+
+#[derive(Debug)]
+struct Failure<F> {
+    asked: Duration,
+    fault: Rc<F>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Call {
+    None,
+    /// Asked for, not sent yet.
+    Wanted,
+    /// Sent at this time.
+    Sent(Duration),
+}
+
+#[derive(Debug)]
+struct Waiting<W> {
+    id: u32,
+    since: Duration,
+    probe: W,
+}
+
+impl<T, F, W> Snapshots<T, F, W> {
+    /// Starts without a snapshot.
+    pub fn new(timing: Timing) -> Self {
+        Self {
+            timing,
+            good: None,
+            spare: None,
+            failure: None,
+            distrusted: None,
+            call: Call::None,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// A probe has come; `id` is its own as long as it waits.
+    pub fn probe(&mut self, id: u32, probe: W, now: Duration) -> Probe<T, F, W> {
+        if let Some(knowledge) = self.at_hand(now) {
+            return Probe::Answer(probe, knowledge);
+        }
+        let place = self.place(id).unwrap_or_else(|free| free);
+        let since = now;
+        self.waiting.insert(place, Waiting { id, since, probe });
+        if self.call == Call::None {
+            self.call = Call::Wanted;
+            Probe::Ask
+        } else {
+            Probe::Wait
+        }
+    }
+
+    /// The probe's client has gone away.
+    pub fn cancel(&mut self, id: u32) {
+        if let Ok(place) = self.place(id) {
+            self.waiting.remove(place);
+        }
+    }
+
+    /// Whether a call may be sent now; if so, it counts as sent.
+    pub fn send(&mut self, now: Duration) -> bool {
+        if matches!(self.call, Call::Sent(_)) {
+            return false;
+        }
+        self.call = Call::Sent(now);
+        true
+    }
+
+    /// The call that was sent has ended: everybody who waits is answered. `None` if it was given up.
+    pub fn complete(
+        &mut self,
+        outcome: Outcome<T, F>,
+        now: Duration,
+    ) -> Option<Completed<T, F, W>> {
+        let Call::Sent(asked) = self.call else {
+            return None;
+        };
+        self.call = Call::None;
+        let younger = self.good.as_ref().filter(|good| good.asked > asked);
+        let knowledge = match (outcome, younger) {
+            (Outcome::Good(_), Some(younger)) => Knowledge::Fresh(younger.clone()),
+            (Outcome::Wrong(_), Some(younger)) if self.is_young(younger.asked, now) => {
+                Knowledge::Fresh(younger.clone())
+            }
+            (Outcome::Good(report), None) => {
+                let good = Snapshot::new(asked, report);
+                self.good = Some(good.clone());
+                self.failure = None;
+                Knowledge::Fresh(good)
+            }
+            (Outcome::Silence(fault), _) => {
+                let fault = self.fail(asked, fault);
+                self.fallback(now).unwrap_or(Knowledge::Nothing(fault))
+            }
+            (Outcome::Wrong(fault), _) => {
+                (self.good, self.spare) = (None, None);
+                self.distrusted = Some(asked);
+                Knowledge::Nothing(self.fail(asked, fault))
+            }
+        };
+        let waiting = self.waiting.drain(..);
+        let waiting = waiting.map(|waiting| (waiting.id, waiting.probe)).collect();
+        Some(Completed { knowledge, waiting })
+    }
+
+    /// Takes over a snapshot that another worker has made, if it is younger than our own.
+    pub fn adopt(&mut self, asked: Duration, report: T) {
+        if self.trusts(&self.good, asked) {
+            self.good = Some(Snapshot::new(asked, report));
+        }
+    }
+
+    /// Keeps a snapshot that another worker has made, for when the admin is silent.
+    pub fn keep_spare(&mut self, asked: Duration, report: T) {
+        if self.trusts(&self.spare, asked) {
+            self.spare = Some(Snapshot::new(asked, report));
+        }
+    }
+
+    /// Whether our own snapshot is this old, or there is none.
+    pub fn is_older_than(&self, age: Duration, now: Duration) -> bool {
+        self.good
+            .as_ref()
+            .is_none_or(|own| now.saturating_sub(own.asked) >= age)
+    }
+
+    /// Whether a good snapshot is at hand should the admin be silent.
+    pub fn has_fallback(&self, now: Duration) -> bool {
+        self.fallback(now).is_some()
+    }
+
+    /// Whether the call that was sent has been silent for so long that its end will never be told.
+    pub fn is_lost(&self, now: Duration) -> bool {
+        let limit = self.timing.timeout + GRACE;
+        matches!(self.call, Call::Sent(sent) if now.saturating_sub(sent) >= limit)
+    }
+
+    /// Takes out the probes that need not wait any longer, and what they are answered from.
+    pub fn overdue(&mut self, now: Duration) -> Option<Completed<T, F, W>> {
+        let (knowledge, wait) = match (self.at_hand(now), self.fallback(now)) {
+            (Some(knowledge), _) => (knowledge, Duration::ZERO),
+            (None, Some(knowledge)) => (knowledge, LONGEST_WAIT),
+            (None, None) => return None,
+        };
+        let over = |waiting: &mut Waiting<W>| now.saturating_sub(waiting.since) >= wait;
+        let waiting = self.waiting.extract_if(.., over);
+        let waiting = waiting.map(|waiting| (waiting.id, waiting.probe)).collect();
+        Some(Completed { knowledge, waiting })
+    }
+
+    /// When the next waiting probe becomes overdue; `None` if none waits or none ever will.
+    pub fn next_overdue(&self, now: Duration) -> Option<Duration> {
+        self.fallback(now)?;
+        let first = self.waiting.iter().map(|waiting| waiting.since).min()?;
+        Some(first + LONGEST_WAIT)
+    }
+
+    /// Whether somebody waits.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// What answers without asking.
+    fn at_hand(&self, now: Duration) -> Option<Knowledge<T, F>> {
+        if let Some(good) = self.good.as_ref()
+            && self.is_young(good.asked, now)
+        {
+            return Some(Knowledge::Fresh(good.clone()));
+        }
+        let failure = self.failure.as_ref();
+        let failure = failure.filter(|failure| self.is_young(failure.asked, now))?;
+        // After a wrong reply there is nothing to fall back to.
+        let nothing = || Knowledge::Nothing(Rc::clone(&failure.fault));
+        Some(self.fallback(now).unwrap_or_else(nothing))
+    }
+
+    fn is_young(&self, asked: Duration, now: Duration) -> bool {
+        now.saturating_sub(asked) < self.timing.max_age
+    }
+
+    /// Whether another worker's snapshot is younger than this one, and than the last wrong reply.
+    fn trusts(&self, own: &Option<Snapshot<T>>, asked: Duration) -> bool {
+        own.as_ref().is_none_or(|own| own.asked < asked)
+            && self.distrusted.is_none_or(|wrong| wrong < asked)
+    }
+
+    /// The youngest good snapshot, if it may answer while the admin is silent.
+    fn fallback(&self, now: Duration) -> Option<Knowledge<T, F>> {
+        let both = self.good.iter().chain(&self.spare);
+        let youngest = both.max_by_key(|snapshot| snapshot.asked)?.clone();
+        let age = now.saturating_sub(youngest.asked);
+        if age >= self.timing.max_stale {
+            None
+        } else if self.is_young(youngest.asked, now) {
+            Some(Knowledge::Fresh(youngest))
+        } else {
+            Some(Knowledge::Stale(youngest))
+        }
+    }
+
+    fn fail(&mut self, asked: Duration, fault: F) -> Rc<F> {
+        let fault = Rc::new(fault);
+        self.failure = Some(Failure {
+            asked,
+            fault: Rc::clone(&fault),
+        });
+        fault
+    }
+
+    /// Where this probe waits, or where it would.
+    fn place(&self, id: u32) -> Result<usize, usize> {
+        self.waiting.binary_search_by_key(&id, |waiting| waiting.id)
+    }
+}
+
+impl<T> Snapshot<T> {
+    /// What was asked for at this time, and what came of it.
+    pub fn new(asked: Duration, report: T) -> Self {
+        let report = Rc::new(report);
+        Self { asked, report }
+    }
+}
+
+impl<T> Clone for Snapshot<T> {
+    fn clone(&self) -> Self {
+        Self {
+            asked: self.asked,
+            report: Rc::clone(&self.report),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MAX_AGE: u64 = 250;
+    const MAX_STALE: u64 = 2000;
+    const TIMEOUT: u64 = 1000;
+    /// The root's tick while a probe waits.
+    const TICK: u64 = 50;
+
+    #[derive(Debug, Clone)]
+    enum Event {
+        Probe,
+        /// The client of the nth waiting probe goes away.
+        Leave(usize),
+        /// The root is woken.
+        Wake,
+        /// The call ends.
+        Reply(End),
+        /// The call will never end.
+        Lose,
+        /// Another worker shares a snapshot of this age, to adopt or to keep.
+        Share(u64, bool),
+        /// Time passes, in steps of at most a tick.
+        Pass(u64),
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum End {
+        Good,
+        Silence,
+        Wrong,
+    }
+
+    fn end() -> impl Strategy<Value = End> {
+        prop_oneof![3 => Just(End::Good), 2 => Just(End::Silence), 1 => Just(End::Wrong)]
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            4 => Just(Event::Probe),
+            1 => (0..8_usize).prop_map(Event::Leave),
+            3 => Just(Event::Wake),
+            3 => end().prop_map(Event::Reply),
+            1 => Just(Event::Lose),
+            1 => (0..3000_u64, any::<bool>()).prop_map(|(age, adopt)| Event::Share(age, adopt)),
+            3 => prop_oneof![0..20_u64, 0..400_u64, Just(86_400_000)].prop_map(Event::Pass),
+        ]
+    }
+
+    /// One worker and its admin. `T` is the time at which the admin was asked.
+    struct World {
+        snapshots: Snapshots<u64, (), ()>,
+        max_age: u64,
+        max_stale: u64,
+        now: u64,
+        next_tick: u64,
+        next_id: u32,
+        /// Those who wait, since when, and since when a good snapshot has been at hand.
+        waiting: BTreeMap<u32, (u64, Option<u64>)>,
+        answered: Vec<u32>,
+        left: Vec<u32>,
+        /// When the call under way was sent.
+        call: Option<u64>,
+        lost: bool,
+        sent: Vec<u64>,
+        last_wrong: Option<u64>,
+    }
+
+    impl World {
+        fn new(max_age: u64, max_stale: u64) -> Self {
+            let timing = Timing {
+                max_age: Duration::from_millis(max_age),
+                max_stale: Duration::from_millis(max_stale),
+                timeout: Duration::from_millis(TIMEOUT),
+            };
+            Self {
+                snapshots: Snapshots::new(timing),
+                max_age,
+                max_stale,
+                now: 0,
+                next_tick: TICK,
+                next_id: 0,
+                waiting: BTreeMap::new(),
+                answered: Vec::new(),
+                left: Vec::new(),
+                call: None,
+                lost: false,
+                sent: Vec::new(),
+                last_wrong: None,
+            }
+        }
+
+        fn time(&self) -> Duration {
+            Duration::from_millis(self.now)
+        }
+
+        fn happen(&mut self, event: Event) {
+            match event {
+                Event::Probe => self.probe(),
+                Event::Leave(nth) => {
+                    if let Some(id) = self.waiting.keys().nth(nth).copied() {
+                        self.waiting.remove(&id);
+                        self.left.push(id);
+                        self.snapshots.cancel(id);
+                    }
+                }
+                Event::Wake => self.wake(),
+                Event::Reply(end) if !self.lost => self.reply(end),
+                Event::Reply(_) => {}
+                Event::Lose => self.lost = self.call.is_some(),
+                Event::Share(age, adopt) => {
+                    let asked = self.now.saturating_sub(age);
+                    let time = Duration::from_millis(asked);
+                    if adopt {
+                        self.snapshots.adopt(time, asked);
+                    } else {
+                        self.snapshots.keep_spare(time, asked);
+                    }
+                }
+                Event::Pass(time) if time > 1000 && !self.waiting.is_empty() => {}
+                Event::Pass(time) if time <= 1000 => self.pass(time),
+                Event::Pass(time) => {
+                    self.now += time;
+                    self.tick();
+                }
+            }
+            self.note_fallback();
+        }
+
+        /// As the filter: the tick comes each 50 ms, and when the next probe becomes overdue.
+        fn pass(&mut self, time: u64) {
+            let end = self.now + time;
+            loop {
+                let due = self.snapshots.next_overdue(self.time());
+                let due = due.map_or(u64::MAX, |due| due.as_millis() as u64);
+                let next = self.next_tick.min(due).max(self.now);
+                if next > end {
+                    break;
+                }
+                self.now = next;
+                self.tick();
+            }
+            self.now = end;
+        }
+
+        fn note_fallback(&mut self) {
+            let at_hand = self.snapshots.has_fallback(self.time());
+            for (_, since) in self.waiting.values_mut() {
+                *since = match (at_hand, *since) {
+                    (true, None) => Some(self.now),
+                    (true, since) => since,
+                    (false, _) => None,
+                };
+            }
+        }
+
+        /// Whatever is answered from is young enough, and not older than a wrong reply.
+        fn check_age(&self, knowledge: &Knowledge<u64, ()>, just_asked: Option<u64>) {
+            let (asked, limit) = match knowledge {
+                Knowledge::Fresh(snapshot) => (*snapshot.report, self.max_age),
+                Knowledge::Stale(snapshot) => (*snapshot.report, self.max_stale),
+                Knowledge::Nothing(_) => return,
+            };
+            let age = self.now - asked;
+            assert!(
+                just_asked.is_some_and(|just| just <= asked) || age < limit,
+                "from {age} ms ago"
+            );
+            assert!(
+                self.last_wrong.is_none_or(|wrong| wrong <= asked),
+                "distrusted"
+            );
+        }
+
+        fn probe(&mut self) {
+            let id = self.next_id;
+            self.next_id += 1;
+            match self.snapshots.probe(id, (), self.time()) {
+                Probe::Answer((), knowledge) => {
+                    self.check_age(&knowledge, None);
+                    self.answered.push(id);
+                }
+                Probe::Ask | Probe::Wait => {
+                    self.waiting.insert(id, (self.now, None));
+                }
+            }
+        }
+
+        fn wake(&mut self) {
+            if self.snapshots.send(self.time()) {
+                assert!(self.call.is_none() || self.lost, "two calls at once");
+                self.call = Some(self.now);
+                self.lost = false;
+                self.sent.push(self.now);
+            }
+        }
+
+        fn reply(&mut self, end: End) {
+            let Some(asked) = self.call.take() else {
+                return;
+            };
+            let outcome = match end {
+                End::Good => Outcome::Good(asked),
+                End::Silence => Outcome::Silence(()),
+                End::Wrong => Outcome::Wrong(()),
+            };
+            let had_fallback = self.snapshots.has_fallback(self.time());
+            let Some(completed) = self.snapshots.complete(outcome, self.time()) else {
+                // Too late: it was given up.
+                return;
+            };
+            let nothing = matches!(completed.knowledge, Knowledge::Nothing(_));
+            match end {
+                End::Good => assert!(!nothing, "a success was thrown away"),
+                End::Silence => assert_eq!(nothing, !had_fallback),
+                End::Wrong if nothing => self.last_wrong = Some(asked),
+                End::Wrong => {}
+            }
+            self.check_age(&completed.knowledge, Some(asked));
+            self.answer(completed.waiting);
+            assert!(self.waiting.is_empty(), "somebody was forgotten");
+        }
+
+        fn tick(&mut self) {
+            if self.now >= self.next_tick {
+                self.next_tick = self.now + TICK;
+            }
+            if self.snapshots.is_lost(self.time()) {
+                self.lost = false;
+                self.reply(End::Silence);
+            }
+            if let Some(overdue) = self.snapshots.overdue(self.time()) {
+                self.check_age(&overdue.knowledge, None);
+                self.answer(overdue.waiting);
+            }
+            // Envoy ends every call by its timeout, unless it is lost.
+            if self.call.is_some_and(|sent| self.now - sent >= TIMEOUT) && !self.lost {
+                self.reply(End::Silence);
+            }
+            if self.snapshots.is_waiting() {
+                self.wake();
+            }
+            self.note_fallback();
+            let limit = TIMEOUT + GRACE.as_millis() as u64 + 2 * TICK;
+            let longest = LONGEST_WAIT.as_millis() as u64;
+            for (id, (since, at_hand)) in &self.waiting {
+                let waited = self.now - since;
+                assert!(waited <= limit, "{id} waits for {waited} ms");
+                if let Some(at_hand) = at_hand {
+                    let waited = self.now - since.max(at_hand);
+                    assert!(
+                        waited < longest,
+                        "{id} waits for {waited} ms beside a snapshot"
+                    );
+                }
+            }
+        }
+
+        fn answer(&mut self, probes: Vec<(u32, ())>) {
+            for (id, ()) in probes {
+                assert!(self.waiting.remove(&id).is_some(), "{id} does not wait");
+                self.answered.push(id);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// For any order of events, every probe still there is answered exactly once, in bounded
+        /// time, within 100 ms while a good snapshot is at hand, and never from one too old.
+        #[test]
+        fn every_probe_is_answered_once(
+            max_age in prop_oneof![Just(0), Just(MAX_AGE)],
+            max_stale in prop_oneof![Just(0), Just(100), Just(MAX_STALE)],
+            events in proptest::collection::vec(event(), 0..120),
+        ) {
+            let mut world = World::new(max_age, max_stale);
+            events.into_iter().for_each(|event| world.happen(event));
+            world.pass(2 * TIMEOUT);
+            prop_assert!(world.waiting.is_empty());
+            let mut ended = [world.answered, world.left].concat();
+            ended.sort_unstable();
+            prop_assert_eq!(ended, (0..world.next_id).collect::<Vec<_>>());
+        }
+
+        /// Probes alone, and an admin that answers at once, well or badly: one call a max_age.
+        #[test]
+        fn probes_cannot_flood_the_admin(steps in proptest::collection::vec((0..60_u64, end()), 1..300)) {
+            let mut world = World::new(MAX_AGE, MAX_STALE);
+            for (step, end) in steps {
+                world.now += step;
+                world.probe();
+                if !world.waiting.is_empty() {
+                    world.wake();
+                    world.reply(end);
+                }
+            }
+            prop_assert!(world.sent.windows(2).all(|two| two[1] - two[0] >= MAX_AGE));
+        }
+    }
+
+    impl World {
+        /// Asks, and has the call end so.
+        fn ask(&mut self, end: End) {
+            self.wake();
+            self.reply(end);
+        }
+
+        /// What a probe is answered from: the time it was asked for, `None` if nothing is known.
+        /// `Err` if it waits.
+        fn at_hand(&mut self) -> Result<Option<u64>, ()> {
+            match self.snapshots.at_hand(self.time()).ok_or(())? {
+                Knowledge::Fresh(snapshot) | Knowledge::Stale(snapshot) => {
+                    Ok(Some(*snapshot.report))
+                }
+                Knowledge::Nothing(_) => Ok(None),
+            }
+        }
+    }
+
+    #[test]
+    fn max_age_0_never_answers_from_memory() {
+        let mut world = World::new(0, MAX_STALE);
+        world.ask(End::Good);
+        assert_eq!(world.at_hand(), Err(()));
+        world.probe();
+        assert_eq!(world.waiting.len(), 1);
+    }
+
+    #[test]
+    fn of_two_snapshots_the_younger_counts() {
+        let mut world = World::new(MAX_AGE, MAX_STALE);
+        world.now = 100;
+        world.ask(End::Good);
+        world.happen(Event::Share(50, true));
+        assert_eq!(world.at_hand(), Ok(Some(100)));
+        world.now = 200;
+        world.happen(Event::Share(50, true));
+        assert_eq!(world.at_hand(), Ok(Some(150)));
+        // A spare one answers nobody who could ask.
+        world.now = 400;
+        world.happen(Event::Share(0, false));
+        assert_eq!(world.at_hand(), Err(()));
+    }
+
+    #[test]
+    fn silence_leaves_a_fresh_success_in_place() {
+        let mut world = World::new(MAX_AGE, 0);
+        world.ask(End::Good);
+        world.now = MAX_AGE - 1;
+        world.ask(End::Silence);
+        assert_eq!(world.at_hand(), Ok(Some(0)));
+        world.now = MAX_AGE;
+        assert_eq!(world.at_hand(), Ok(None));
+        world.now = 2 * MAX_AGE;
+        assert_eq!(world.at_hand(), Err(()));
+    }
+
+    #[test]
+    fn silence_answers_from_the_last_good_snapshot_and_a_wrong_reply_does_not() {
+        for (end, expected) in [(End::Silence, Ok(Some(0))), (End::Wrong, Ok(None))] {
+            let mut world = World::new(MAX_AGE, MAX_STALE);
+            world.ask(End::Good);
+            world.now = MAX_STALE - 1;
+            world.ask(end);
+            assert_eq!(world.at_hand(), expected, "{end:?}");
+            world.now = MAX_STALE;
+            assert_eq!(world.at_hand(), Ok(None), "{end:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_older_than_a_wrong_reply_is_trusted() {
+        for adopt in [false, true] {
+            let mut world = World::new(MAX_AGE, MAX_STALE);
+            world.now = 500;
+            world.ask(End::Wrong);
+            world.happen(Event::Share(1, adopt));
+            assert!(!world.snapshots.has_fallback(world.time()));
+            world.now = 600;
+            world.happen(Event::Share(1, adopt));
+            assert!(world.snapshots.has_fallback(world.time()));
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What the filter needs of the program it runs in. [`crate::wasm`] gives it Envoy; the tests give it
+//! a host whose clock, shared data and replies they move.
+
+use std::time::Duration;
+
+use healthz_core::answer::Response;
+use log::Level;
+
+/// The host of one root: one worker's filter of one configuration.
+pub trait Host {
+    /// A time that never goes back, since some start.
+    fn now(&self) -> Duration;
+
+    /// Milliseconds since 1970. It can be set.
+    fn wall_clock(&self) -> u64;
+
+    /// The memory that this worker's machine has, in bytes.
+    fn memory(&self) -> u64;
+
+    /// Sends `GET path` to a cluster; the reply comes with this token, also when there is none in
+    /// time.
+    fn call(&self, cluster: &str, path: &str, timeout: Duration) -> Result<u32, CallError>;
+
+    /// Has this root be woken soon, outside of any request.
+    fn wake(&self);
+
+    /// Has the tick come every `period` from now on, or no more.
+    fn set_tick(&self, period: Option<Duration>);
+
+    /// Answers a request that waits.
+    fn answer(&self, request: u32, response: &Response);
+
+    /// Reads a record that all workers share; `None` if that cannot be done.
+    fn read_shared(&self, key: &str) -> Option<Shared>;
+
+    /// Writes a shared record, unless another worker has written it since it was read.
+    fn replace_shared(&self, key: &str, value: &str, read: &Shared) -> bool;
+
+    /// Writes a shared record.
+    fn write_shared(&self, key: &str, value: &str);
+
+    /// Makes a metric; the same name gives the same one.
+    fn metric(&self, kind: MetricKind, name: &str) -> u32;
+
+    /// Adds to a counter.
+    fn add(&self, counter: u32, count: i64);
+
+    /// Sets a gauge.
+    fn record(&self, gauge: u32, value: u64);
+
+    /// Writes a line of the log.
+    fn log(&self, level: Level, line: &str);
+}
+
+/// Why a call could not be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallError {
+    /// Envoy has no cluster of this name.
+    NoCluster,
+    /// The cluster has no host, or its circuit breaker is open.
+    NotSent,
+}
+
+/// A shared record as it was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shared {
+    /// Its value, if it is there.
+    pub value: Option<Vec<u8>>,
+    /// Its number, which changes with each write.
+    pub version: Option<u32>,
+}
+
+/// Which kind of metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricKind {
+    /// It only grows.
+    Counter,
+    /// It is set.
+    Gauge,
+}
