@@ -1,9 +1,9 @@
 //! Admin text in random chunks: the same hosts as in one piece, and none of another's name.
 #![no_main]
 
-use envoy_healthz::admin::{Ready, Report};
-use envoy_healthz::clusters::Parser;
-use envoy_healthz::shared::{read_snapshot, write_snapshot};
+use envoy_healthz::admin::clusters::Parser;
+use envoy_healthz::admin::pages::{Ready, Report};
+use envoy_healthz::admin::shared::{read_snapshot, write_snapshot};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {

@@ -1,14 +1,17 @@
 //! Any bytes are a configuration within its bounds, or an error of one line.
 #![no_main]
 
-use envoy_healthz::admin::clusters_path;
+use envoy_healthz::admin::pages::clusters_path;
 use envoy_healthz::config::Config;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {
     match Config::parse(text) {
         Ok(config) => {
-            assert!(!config.admin_cluster.is_empty());
+            let names = config.cluster_names();
+            for name in names.iter().chain([&config.admin_cluster]) {
+                assert!(!name.is_empty() && !name.chars().any(char::is_control));
+            }
             assert!((1..=32).contains(&config.endpoints.len()));
             assert!(
                 config
@@ -17,9 +20,9 @@ fuzz_target!(|text: &[u8]| {
             );
             for endpoint in &config.endpoints {
                 assert!(endpoint.path.starts_with('/'));
-                assert!((1..=64).contains(&endpoint.clusters.len()));
+                assert!(endpoint.clusters.len() <= 64);
             }
-            let path = clusters_path(&config.cluster_names());
+            let path = clusters_path(&names);
             assert!(path.len() < 60 * 1024 && path.is_ascii());
         }
         Err(error) => {

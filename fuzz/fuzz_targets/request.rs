@@ -5,11 +5,12 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
-use envoy_healthz::admin::{Fault, Ready, Report};
-use envoy_healthz::clusters::Parser;
+use envoy_healthz::admin::clusters::Parser;
+use envoy_healthz::admin::pages::{Fault, Ready, Report};
 use envoy_healthz::config::Config;
-use envoy_healthz::health::judge;
-use envoy_healthz::response::{Format, Request, Response, Wish};
+use healthz_core::answer::{Age, Format, Request, RequestKind, Response};
+use healthz_core::judgement::{Health, judge};
+use healthz_core::view::View;
 use libfuzzer_sys::fuzz_target;
 
 static CONFIG: LazyLock<Config> = LazyLock::new(|| {
@@ -39,24 +40,34 @@ fuzz_target!(|input: Input<'_>| {
     let names = CONFIG.cluster_names();
     let mut parser = Parser::new(&names);
     parser.feed(input.page);
-    let outcome = match parser.finish() {
-        Ok(clusters) => Ok(Report {
-            clusters,
-            ready: Ready::Yes,
-        }),
-        Err(_) => Err(Fault::NoCluster("admin".to_owned())),
+    let (report, fault);
+    let view: &dyn View = match parser.finish() {
+        Ok(clusters) => {
+            report = Report {
+                clusters,
+                ready: Ready::Yes,
+            };
+            &report
+        }
+        Err(_) => {
+            fault = Fault::NoCluster("admin".to_owned());
+            &fault
+        }
     };
     for endpoint in &CONFIG.endpoints {
-        let wish = Wish::of(&request, endpoint);
-        let Wish::Http(format) = wish else { continue };
+        let kind = RequestKind::of(&request, endpoint);
+        let RequestKind::Http(format) = kind else {
+            continue;
+        };
         assert!(endpoint.details || format == Format::Plain);
-        let verdict = judge(endpoint, &outcome);
+        let verdict = judge(endpoint, view);
         assert!(!verdict.cause().contains('\n'));
         let Response::Http { status, body, .. } =
-            Response::http(format, &verdict, Duration::from_millis(7))
+            Response::to(kind, endpoint, view, Age::Stale(Duration::from_millis(7)))
         else {
-            panic!("{wish:?} is answered as gRPC");
+            panic!("{kind:?} is answered as gRPC");
         };
+        assert_eq!(verdict.health == Health::Healthy, status == 200);
         match format {
             Format::Plain => assert_eq!(body, if status == 200 { "ok" } else { "unavailable" }),
             Format::Verbose => {
