@@ -12,10 +12,19 @@ use tonic_health::pb::health_client::HealthClient;
 /// Names and texts of the configurations that users copy.
 fn examples() -> impl Iterator<Item = (&'static str, String)> {
     let files = ["envoy.yaml", "several-endpoints.yaml", "balancer.yaml"].into_iter();
-    files.map(|file| {
+    let files = files.map(|file| {
         let path = root().join("envoy").join(file);
         (file, std::fs::read_to_string(path).unwrap())
-    })
+    });
+    files.chain([("README.md", in_readme())])
+}
+
+/// The one in README.md, which is whole.
+fn in_readme() -> String {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, after) = readme.split_once("```yaml").unwrap();
+    let (config, _) = after.split_once("```").unwrap();
+    config.to_owned()
 }
 
 #[test]
