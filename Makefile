@@ -1,4 +1,4 @@
-# The commands that README names. Each fetches and builds what it needs.
+# The commands that README and CONTRIBUTING name. Each fetches and builds what it needs.
 
 ENVOY_VERSION ?= 1.40.0
 ENVOY := $(CURDIR)/.tools/envoy-$(ENVOY_VERSION)/envoy/_bin/envoy
@@ -6,8 +6,9 @@ export ENVOY
 MUSL := $(shell uname -m)-unknown-linux-musl
 KUBERNETES_VALIDATE := 1.31.0
 CARGO_DENY := 0.20.2
+MDBOOK := 0.5.4
 
-.PHONY: help demo run test dist test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint build wasm trap envoy tools
+.PHONY: help demo run test dist test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs build wasm trap envoy tools
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +25,7 @@ help:
 	@echo "make soak    ten minutes of probes, floods, flaps and updates"
 	@echo "make deny    licences, sources and known faults of what we build from"
 	@echo "make lint    formatting and clippy"
+	@echo "make docs    docs/ as HTML, in book/"
 
 demo: build
 	target/debug/demo
@@ -114,6 +116,11 @@ lint: tools
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- --deny warnings
 	cargo clippy --locked --package envoy-healthz --target wasm32-wasip1 -- --deny warnings
+
+# Writes book/, whose links to the repository's files work in this folder.
+docs:
+	@command -v mdbook >/dev/null || cargo install --quiet --locked --no-default-features mdbook@$(MDBOOK)
+	mdbook build
 
 build: wasm trap envoy
 	cargo build --quiet --locked --workspace
