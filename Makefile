@@ -24,7 +24,7 @@ help:
 	@echo "make fuzz    a while of each fuzz target"
 	@echo "make soak    ten minutes of probes, floods, flaps and updates"
 	@echo "make deny    licences, sources and known faults of what we build from"
-	@echo "make lint    formatting and clippy"
+	@echo "make lint    formatting, clippy, and what the documents name"
 	@echo "make docs    docs/ as HTML, in book/"
 
 demo: build
@@ -116,6 +116,7 @@ lint: tools
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- --deny warnings
 	cargo clippy --locked --package envoy-healthz --target wasm32-wasip1 -- --deny warnings
+	cargo test --quiet --locked --package e2e --test docs
 
 # Writes book/, whose links to the repository's files work in this folder.
 docs:

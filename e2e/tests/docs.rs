@@ -1,0 +1,255 @@
+//! The documents: each relative link and its anchor lead somewhere, each `make X` is a target of the
+//! Makefile, and each file that is named in backticks is there. `make lint` runs this.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use e2e::root;
+use regex::Regex;
+
+/// What has not landed yet stands between these, and is not checked.
+const NOT_LANDED: &str = r"(?s)<!-- module -->.*?<!-- /module -->";
+
+/// Endings of files that are named without their folder, like `admin.rs`.
+const ENDINGS: [&str; 9] = [
+    ".json", ".md", ".proto", ".py", ".rs", ".sh", ".svg", ".toml", ".yaml",
+];
+
+/// What a document may name.
+struct Repository {
+    /// Every file and folder, as a path from the root.
+    paths: HashSet<PathBuf>,
+    /// What is built and not committed: .gitignore.
+    built: Vec<PathBuf>,
+    targets: HashSet<String>,
+}
+
+impl Repository {
+    fn read() -> Self {
+        let read = |file| fs::read_to_string(root().join(file)).unwrap();
+        let built = read(".gitignore");
+        let built: Vec<PathBuf> = built
+            .lines()
+            .map(|line| line.trim_start_matches('/').into())
+            .collect();
+        let mut paths = HashSet::new();
+        add_paths(root(), &built, &mut paths);
+        let target = Regex::new(r"(?m)^([a-z][a-z0-9-]*):").unwrap();
+        let targets = target
+            .captures_iter(&read("Makefile"))
+            .map(|found| found[1].to_owned())
+            .collect();
+        Self {
+            paths,
+            built,
+            targets,
+        }
+    }
+
+    /// Whether this is a file or folder of ours, or is built. A file may be named without its folder.
+    fn has(&self, path: &str) -> bool {
+        let path = Path::new(path.trim_start_matches("./"));
+        self.paths.contains(path)
+            || self.built.iter().any(|built| path.starts_with(built))
+            || path.components().count() == 1
+                && self
+                    .paths
+                    .iter()
+                    .any(|known| known.file_name() == path.file_name())
+    }
+
+    /// Whether this, from between backticks, is meant as a path of ours.
+    fn is_meant(&self, code: &str) -> bool {
+        let first = code.trim_start_matches("./").split('/').next().unwrap();
+        let ours = code.contains('/') && self.paths.contains(Path::new(first));
+        ours || ENDINGS.iter().any(|ending| code.ends_with(ending))
+    }
+}
+
+fn add_paths(folder: &Path, built: &[PathBuf], paths: &mut HashSet<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let path = entry.path();
+        let path = path.strip_prefix(root()).unwrap().to_owned();
+        if path.starts_with(".git") || built.contains(&path) {
+            continue;
+        }
+        if entry.file_type().unwrap().is_dir() {
+            add_paths(&entry.path(), built, paths);
+        }
+        paths.insert(path);
+    }
+}
+
+/// README.md and all others of the root, and those of `docs/`.
+fn documents() -> Vec<PathBuf> {
+    let mut documents = Vec::new();
+    for folder in [root().to_owned(), root().join("docs")] {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                documents.push(path);
+            }
+        }
+    }
+    documents.sort();
+    documents
+}
+
+/// A document's prose, and its code: blocks, and what stands in backticks.
+fn split(text: &str) -> (String, Vec<String>, Vec<String>) {
+    let text = Regex::new(NOT_LANDED).unwrap().replace_all(text, "");
+    let block = Regex::new(r"(?ms)^```\w*\n(.*?)^```$").unwrap();
+    let span = Regex::new(r"`([^`]+)`").unwrap();
+    let codes = |regex: &Regex, text: &str| {
+        let found = regex.captures_iter(text);
+        found.map(|found| found[1].to_owned()).collect()
+    };
+    let prose = block.replace_all(&text, "").into_owned();
+    (prose.clone(), codes(&block, &text), codes(&span, &prose))
+}
+
+/// The anchors that GitHub and mdBook give to a document's headings.
+fn anchors(text: &str) -> HashSet<String> {
+    let link = Regex::new(r"\[([^\]]*)\]\([^)]*\)").unwrap();
+    let (prose, ..) = split(text);
+    let headings = prose.lines().filter_map(|line| {
+        let heading = line.strip_prefix('#')?.trim_start_matches('#');
+        heading.strip_prefix(' ')
+    });
+    headings
+        .map(|heading| {
+            let heading = link.replace_all(heading, "$1").to_lowercase();
+            heading
+                .chars()
+                .filter(|c| c.is_alphanumeric() || "-_ ".contains(*c))
+                .map(|c| if c == ' ' { '-' } else { c })
+                .collect()
+        })
+        .collect()
+}
+
+/// What is wrong with a document.
+fn faults(repository: &Repository, document: &Path, text: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    let (prose, blocks, spans) = split(text);
+    if prose.contains("module -->") {
+        faults.push("a passage that has not landed has no end, or no beginning".to_owned());
+    }
+    let link = Regex::new(r"\]\(([^)\s]+)\)|(?m)^\[[^\]]+\]:\s*(\S+)").unwrap();
+    for found in link.captures_iter(&prose) {
+        let target = found.get(1).or(found.get(2)).unwrap().as_str();
+        if !target.contains("://") && !leads_somewhere(document, text, target) {
+            faults.push(format!("the link {target} leads nowhere"));
+        }
+    }
+    let make = Regex::new(r"(?m)^\s*make ([a-z][a-z0-9-]*)").unwrap();
+    for code in blocks.iter().chain(&spans) {
+        for found in make.captures_iter(code) {
+            if !repository.targets.contains(&found[1]) {
+                faults.push(format!("the Makefile has no {}", &found[1]));
+            }
+        }
+    }
+    let path = Regex::new(r"^[\w./-]+$").unwrap();
+    for code in spans {
+        let is_path = path.is_match(&code) && !code.starts_with('/');
+        if is_path && repository.is_meant(&code) && !repository.has(&code) {
+            faults.push(format!("there is no {code}"));
+        }
+    }
+    faults
+}
+
+fn leads_somewhere(document: &Path, text: &str, target: &str) -> bool {
+    let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+    if file.starts_with('/') {
+        return false;
+    }
+    if file.is_empty() {
+        return anchors(text).contains(anchor);
+    }
+    let file = document.with_file_name(file);
+    file.exists()
+        && (anchor.is_empty()
+            || fs::read_to_string(file).is_ok_and(|text| anchors(&text).contains(anchor)))
+}
+
+#[test]
+fn documents_name_what_is_there() {
+    let repository = Repository::read();
+    let faults: Vec<_> = documents()
+        .iter()
+        .flat_map(|document| {
+            let text = fs::read_to_string(document).unwrap();
+            let name = document.strip_prefix(root()).unwrap().display();
+            faults(&repository, document, &text)
+                .iter()
+                .map(|fault| format!("{name}: {fault}"))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// README is read by everybody: what not everybody needs is in `docs/`.
+#[test]
+fn readme_is_short() {
+    let bytes = fs::metadata(root().join("README.md")).unwrap().len();
+    assert!(bytes <= 8 * 1024, "README.md has {bytes} bytes");
+}
+
+/// Each row: a text, and the fault that must be found in it, if any.
+#[test]
+fn each_kind_of_fault_is_found() {
+    let rows = [
+        ("[x](README.md) [y](docs/faults.md#the-matrix)", ""),
+        ("## Which `max_age_ms`?\n[x](#which-max_age_ms)", ""),
+        ("[x](https://example.com/no-such-page)", ""),
+        ("[x](no-such.md)", "the link no-such.md leads nowhere"),
+        ("[x](/README.md)", "the link /README.md leads nowhere"),
+        ("![x](docs/no.svg)", "the link docs/no.svg leads nowhere"),
+        ("[x](#no-such)", "the link #no-such leads nowhere"),
+        (
+            "```sh\n# no-such\n```\n[x](#no-such)",
+            "the link #no-such leads nowhere",
+        ),
+        (
+            "[x](docs/faults.md#no)",
+            "the link docs/faults.md#no leads nowhere",
+        ),
+        (
+            "[x]\n\n[x]: no-such.md\n",
+            "the link no-such.md leads nowhere",
+        ),
+        ("`make test`, `make bench BENCH=--quick`", ""),
+        ("`make no-such`", "the Makefile has no no-such"),
+        (
+            "```sh\nmake no-such # why\n```\n",
+            "the Makefile has no no-such",
+        ),
+        (
+            "`e2e/tests/all/` `admin.rs` `./wasm-build.sh` `dist/x.wasm`",
+            "",
+        ),
+        (
+            "`/healthz` `application/grpc` `10.0.0.7:9000` `grpc.health.v1`",
+            "",
+        ),
+        ("`e2e/no-such`", "there is no e2e/no-such"),
+        ("`no_such.rs`", "there is no no_such.rs"),
+        ("`nowhere/admin.rs`", "there is no nowhere/admin.rs"),
+        ("<!-- module -->`make no-such`<!-- /module -->", ""),
+        (
+            "<!-- module -->",
+            "a passage that has not landed has no end, or no beginning",
+        ),
+    ];
+    let repository = Repository::read();
+    let document = root().join("README.md");
+    for (text, fault) in rows {
+        let found = faults(&repository, &document, text).join("\n");
+        assert_eq!(found, fault, "{text}");
+    }
+}
