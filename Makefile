@@ -117,6 +117,18 @@ lint: tools
 	cargo clippy --locked --workspace --all-targets -- --deny warnings
 	cargo clippy --locked --package envoy-healthz --target wasm32-wasip1 -- --deny warnings
 	cargo test --quiet --locked --package e2e --test docs
+	@$(ARROWS)
+
+# Arrows run one way: host glue, source, core. The core is built without the others; one file names
+# the SDK; the admin source knows neither host nor filter.
+ARROWS := set -e; \
+	cargo build --quiet --locked --package healthz-core; \
+	if cargo tree --locked --package healthz-core --target all --prefix none | grep -E '^(proxy-wasm|envoy-healthz) '; \
+	then echo "lint: the core must not depend on these"; exit 1; fi; \
+	if [ "$$(grep -rl proxy_wasm src core/src)" != src/wasm.rs ]; \
+	then echo "lint: src/wasm.rs alone may name proxy_wasm"; exit 1; fi; \
+	if grep -rnE 'crate::(filter|host|wasm|config)' src/admin src/admin.rs; \
+	then echo "lint: the admin source must not name these"; exit 1; fi
 
 # Writes book/, whose links to the repository's files work in this folder.
 docs:
