@@ -152,6 +152,7 @@ impl<H: Host> Filter<H> {
         let response = if kind == RequestKind::OtherMethod {
             Some(Response::method_not_allowed())
         } else if endpoint.needs_nothing() {
+            self.is_first_asked(index);
             self.note_liveness(index);
             Some(Response::to(kind, endpoint, &Report::default(), Age::Live))
         } else {
@@ -206,8 +207,15 @@ impl<H: Host> Filter<H> {
             return Some(Response::plain(Health::Unhealthy));
         };
         self.adopt(&mut state, now);
+        let first = self.is_first_asked(pending.0);
         match state.snapshots.probe(id, pending, now) {
-            Probe::Answer(pending, knowledge) => Some(self.response(pending, &knowledge, now)),
+            Probe::Answer(pending, knowledge) => {
+                drop(state);
+                if first {
+                    self.note_at_hand(pending.0, &knowledge, now);
+                }
+                Some(self.response(pending, &knowledge, now))
+            }
             Probe::Wait => None,
             Probe::Ask => {
                 self.host.wake();

@@ -43,6 +43,7 @@ impl Metrics {
             Counter::new(name)
         };
         let endpoint = |path: &str| {
+            let path = label(path);
             let probes = |code| {
                 let name = format!("probes.filter.{name}.code.{code}.path.{path}");
                 Counter::new(name)
@@ -97,6 +98,13 @@ impl Metrics {
         let memory = host.metric(MetricKind::Gauge, "vm_memory_bytes");
         host.record(memory, host.memory());
     }
+}
+
+/// A path as the last part of a metric's name, of which Envoy drops dots at the end.
+pub(super) fn label(path: &str) -> String {
+    let kept = path.trim_end_matches('.');
+    let dropped = path.len() - kept.len();
+    format!("{kept}{}", "%2E".repeat(dropped))
 }
 
 impl Counter {

@@ -9,6 +9,7 @@ use healthz_core::transition::{self, Record, Transition};
 use log::Level;
 
 use super::Filter;
+use super::metrics::label;
 use crate::admin::pages::Report;
 use crate::admin::shared::{read_transition, write_transition};
 use crate::host::{Host, MetricKind};
@@ -32,17 +33,21 @@ pub(super) struct TransitionLog {
     gauge: String,
     /// What this worker found last, and when it compared that with the record.
     seen: Cell<Option<(Health, Duration)>>,
+    /// Whether this worker was asked.
+    asked: Cell<bool>,
 }
 
 impl TransitionLog {
     pub(super) fn of_endpoint(key: &str, name: &str, path: &str) -> Self {
-        let gauge = format!("healthy.filter.{name}.path.{path}");
+        let gauge = format!("healthy.filter.{name}.path.{}", label(path));
         Self::new(key, name, path, gauge)
     }
 
     pub(super) fn of_admin(key: &str, name: &str) -> Self {
         // A path would begin with a slash.
-        Self::new(key, name, "admin", format!("admin_up.filter.{name}"))
+        let log = Self::new(key, name, "admin", format!("admin_up.filter.{name}"));
+        log.asked.set(true);
+        log
     }
 
     fn new(key: &str, name: &str, what: &str, gauge: String) -> Self {
@@ -51,6 +56,7 @@ impl TransitionLog {
             owner: format!("envoy-healthz/owner/{name}/{what}"),
             gauge,
             seen: Cell::new(None),
+            asked: Cell::new(false),
         }
     }
 }
@@ -94,12 +100,37 @@ impl<H: Host> Filter<H> {
         let transition = self.compare_shared(log, Record { health, asked });
         if transition != Transition::Outdated {
             log.seen.set(Some((health, now)));
-            self.claim(log);
-            let gauge = self.host.metric(MetricKind::Gauge, &log.gauge);
-            self.host
-                .record(gauge, u64::from(health == Health::Healthy));
+            self.show(log, health);
         }
         transition
+    }
+
+    /// Sets a gauge, but for an endpoint that nobody has asked, on whichever worker: it is to raise no
+    /// alert.
+    fn show(&self, log: &TransitionLog, health: Health) {
+        let owned = self.owner(log).is_some_and(|owner| owner == self.key);
+        if !owned && !log.asked.get() {
+            return;
+        }
+        if !owned {
+            self.host.write_shared(&log.owner, &self.key);
+        }
+        let gauge = self.host.metric(MetricKind::Gauge, &log.gauge);
+        self.host
+            .record(gauge, u64::from(health == Health::Healthy));
+    }
+
+    /// Notes that an endpoint is asked; whether it is for the first time on this worker, whose gauge
+    /// is then to be set by the next verdict.
+    pub(super) fn is_first_asked(&self, index: usize) -> bool {
+        let Some(log) = self.endpoints.get(index) else {
+            return false;
+        };
+        let first = !log.asked.replace(true);
+        if first {
+            log.seen.set(None);
+        }
+        first
     }
 
     /// Compares a verdict with its record, and writes the record anew if it is this worker that
@@ -120,9 +151,9 @@ impl<H: Host> Filter<H> {
         Transition::Same
     }
 
-    /// Notes that a gauge belongs to this configuration.
+    /// Takes a gauge over from a configuration before this one, which was asked.
     pub(super) fn claim(&self, log: &TransitionLog) {
-        if !self.owns(log) {
+        if self.owner(log).is_some_and(|owner| owner != self.key) {
             self.host.write_shared(&log.owner, &self.key);
         }
     }
@@ -130,16 +161,18 @@ impl<H: Host> Filter<H> {
     /// A gauge cannot be taken back: so that an endpoint that is gone raises no alert, its gauge says
     /// healthy, unless it belongs to another configuration by now.
     pub(super) fn release(&self, log: &TransitionLog) {
-        if log.seen.get().is_some() && self.owns(log) {
+        if self.owner(log).is_some_and(|owner| owner == self.key) {
             let gauge = self.host.metric(MetricKind::Gauge, &log.gauge);
             self.host.record(gauge, 1);
+            self.host.write_shared(&log.owner, "");
         }
     }
 
-    fn owns(&self, log: &TransitionLog) -> bool {
-        let owner = self.host.read_shared(&log.owner);
-        let owner = owner.and_then(|owner| owner.value);
-        owner.is_some_and(|owner| owner == self.key.as_bytes())
+    /// The configuration that a gauge belongs to; `None` if it was never set, or is released.
+    fn owner(&self, log: &TransitionLog) -> Option<String> {
+        let owner = self.host.read_shared(&log.owner)?.value?;
+        let owner = String::from_utf8(owner).ok()?;
+        (!owner.is_empty()).then_some(owner)
     }
 
     /// Logs each unknown flag once for all workers; `seen` are those that this worker has looked at.

@@ -189,6 +189,26 @@ impl<H: Host> Filter<H> {
         }
     }
 
+    /// The first verdict that an endpoint is asked for, when the snapshot is at hand.
+    pub(super) fn note_at_hand(
+        &self,
+        index: usize,
+        knowledge: &Knowledge<Report, Fault>,
+        now: Duration,
+    ) {
+        let age = match knowledge {
+            Knowledge::Fresh(snapshot) | Knowledge::Stale(snapshot) => {
+                now.saturating_sub(snapshot.asked)
+            }
+            Knowledge::Nothing(_) => Duration::ZERO,
+        };
+        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        if let Some(endpoint) = self.config.endpoints.get(index) {
+            let asked = self.host.wall_clock().saturating_sub(age);
+            self.note(index, &judge(endpoint, view(knowledge)), asked);
+        }
+    }
+
     /// Answers probes that waited.
     pub(super) fn answer_all(
         &self,

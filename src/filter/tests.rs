@@ -169,6 +169,17 @@ fn worker(process: &Rc<Process>, fields: &str) -> World {
         r#"{{"admin_cluster": "admin", "fail_when_draining": false{fields},
             "endpoints": [{{"path": "/healthz", "clusters": ["c"]}}, {{"path": "/livez", "clusters": []}}]}}"#
     );
+    worker_with(process, &text)
+}
+
+/// The same with two endpoints of the one cluster.
+fn worker_of_two(process: &Rc<Process>) -> World {
+    let text = r#"{"admin_cluster": "admin", "fail_when_draining": false,
+        "endpoints": [{"path": "/healthz", "clusters": ["c"]}, {"path": "/unasked", "clusters": ["c"]}]}"#;
+    worker_with(process, text)
+}
+
+fn worker_with(process: &Rc<Process>, text: &str) -> World {
     let worker = Rc::new(Worker {
         process: Rc::clone(process),
         wakes: Cell::new(0),
@@ -481,6 +492,28 @@ fn a_liveness_endpoint_asks_nothing() {
     };
     assert_eq!(gauge("/livez"), Some(1));
     assert_eq!(gauge("/healthz"), None, "no gauge before the first verdict");
+}
+
+#[test]
+fn an_endpoint_that_nobody_asks_has_no_gauge() {
+    let process = Process::new();
+    let (one, two) = (worker_of_two(&process), worker_of_two(&process));
+    let gauge = |path: &str| process.metric(&format!("healthy.filter.default.path.{path}"));
+    let ask = |world: &World| {
+        process.pass(1100);
+        assert_eq!(world.probe_and_reply(Some(200), DOWN), 503);
+    };
+    ask(&one);
+    assert_eq!((gauge("/healthz"), gauge("/unasked")), (Some(0), None));
+    assert_eq!(process.logged("/unasked is unhealthy"), 1);
+    // A snapshot is at hand when it is asked.
+    assert_eq!(one.probe("/unasked"), Some(503));
+    assert_eq!(gauge("/unasked"), Some(0));
+    // From then on each worker sets it.
+    process.pass(1100);
+    assert_eq!(two.probe_and_reply(Some(200), UP), 200);
+    assert_eq!(gauge("/unasked"), Some(1));
+    assert_eq!(process.logged("/unasked is "), 2);
 }
 
 #[test]
