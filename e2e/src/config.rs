@@ -7,8 +7,18 @@ use crate::{certificate, replace_file, wasm};
 
 /// An Envoy with these listeners and clusters, its admin on this port, and the cluster
 /// `local_admin` that reaches it.
-pub fn bootstrap(admin_port: u16, listeners: Vec<Value>, mut clusters: Vec<Value>) -> Value {
-    clusters.push(cluster("local_admin", &[("127.0.0.1", admin_port)]));
+pub fn bootstrap(admin_port: u16, listeners: Vec<Value>, clusters: Vec<Value>) -> Value {
+    bootstrap_with_fake(admin_port, admin_port, listeners, clusters)
+}
+
+/// The same, but that `local_admin` leads to this port, where a fake one listens.
+pub fn bootstrap_with_fake(
+    admin_port: u16,
+    fake_port: u16,
+    listeners: Vec<Value>,
+    mut clusters: Vec<Value>,
+) -> Value {
+    clusters.push(cluster("local_admin", &[("127.0.0.1", fake_port)]));
     json!({
         "admin": {"address": address("127.0.0.1", admin_port)},
         "node": {"id": "e2e", "cluster": "e2e"},

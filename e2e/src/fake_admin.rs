@@ -4,9 +4,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+
+use crate::config::{bootstrap_with_fake, healthz, listener};
+use crate::envoy::Envoy;
 
 /// What a [`FakeAdmin`] does with each request.
 #[derive(Debug, Clone)]
@@ -42,6 +46,24 @@ pub struct FakeAdmin {
     server: JoinHandle<()>,
 }
 
+/// An Envoy that asks a fake in the admin's place, with these fields in the filter's configuration;
+/// and the port where it listens.
+pub async fn envoy_with_fake(does: Does, workers: &str, fields: Value) -> (Envoy, FakeAdmin, u16) {
+    let fake = FakeAdmin::start(does).await;
+    let (admin, port) = (crate::free_port(), crate::free_port());
+    let mut filter = json!({
+        "admin_cluster": "local_admin",
+        "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
+    });
+    let fields = fields.as_object().expect("fields").clone();
+    filter.as_object_mut().expect("an object").extend(fields);
+    let listeners = vec![listener(port, healthz(&filter))];
+    let config = bootstrap_with_fake(admin, fake.port, listeners, vec![]);
+    let arguments = ["--concurrency", workers];
+    let envoy = Envoy::start_text(&config.to_string(), admin, &arguments).await;
+    (envoy, fake, port)
+}
+
 struct Now {
     does: Mutex<Does>,
     requests: AtomicUsize,
@@ -74,7 +96,7 @@ impl FakeAdmin {
     }
 
     /// From the next request on it does this.
-    pub fn turn_to(&self, does: Does) {
+    pub fn change_to(&self, does: Does) {
         *self.now.does.lock().unwrap_or_else(PoisonError::into_inner) = does;
     }
 

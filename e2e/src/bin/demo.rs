@@ -132,9 +132,9 @@ impl Stage {
                 }
                 Err(error) => say(&format!("  no answer: {error}")),
             }
-            let lines = self.envoy.logged(&["wasm log", "envoy-healthz: "]);
+            let lines = self.envoy.logged(&["wasm log", "envoy-healthz["]);
             for line in lines.iter().skip(self.logged) {
-                let (_, text) = line.split_once("envoy-healthz: ").unwrap_or(("", line));
+                let (_, text) = line.split_once("]: ").unwrap_or(("", line));
                 say(&format!("  Envoy's log: {text}"));
             }
             self.logged = lines.len();

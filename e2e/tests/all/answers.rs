@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use e2e::config::{bootstrap, cluster, healthz, listener, with_tcp_check};
 use e2e::envoy::Envoy;
-use e2e::fake_admin::{Does, FakeAdmin, HEALTHY};
+use e2e::fake_admin::{Does, FakeAdmin, HEALTHY, envoy_with_fake};
 use e2e::free_port;
 use e2e::prober::{Answer, Prober};
 use reqwest::Method;
@@ -173,16 +173,8 @@ fn port_of(setup: &Setup) -> u16 {
 
 /// An Envoy whose admin takes its time, so that probes wait.
 async fn slow(delay: Duration) -> (Envoy, FakeAdmin, u16) {
-    let fake = FakeAdmin::start(Does::Delay(delay, HEALTHY.to_vec())).await;
-    let (admin, port) = (free_port(), free_port());
-    let filter = healthz(&json!({
-        "admin_cluster": "local_admin", "admin_timeout_ms": 60000, "max_age_ms": 60000,
-        "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
-    }));
-    let mut config = bootstrap(admin, vec![listener(port, filter)], vec![]);
-    let leads_to_fake = cluster("local_admin", &[("127.0.0.1", fake.port)]);
-    config["static_resources"]["clusters"] = json!([leads_to_fake]);
-    (Envoy::start(&config, admin).await, fake, port)
+    let fields = json!({"admin_timeout_ms": 60000, "max_age_ms": 60000});
+    envoy_with_fake(Does::Delay(delay, HEALTHY.to_vec()), "2", fields).await
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::config::{bootstrap, cluster, healthz, healthz_for, listener};
+use e2e::config::{bootstrap, bootstrap_with_fake, cluster, healthz, healthz_for, listener};
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin};
 use e2e::free_port;
@@ -176,11 +176,11 @@ async fn clients_that_leave_leave_nothing_behind() {
     let fake = FakeAdmin::start(Does::Hang).await;
     let (admin, port) = (free_port(), free_port());
     let filter = healthz(&json!({
-        "admin_cluster": "fake", "admin_timeout_ms": 60000,
+        "admin_cluster": "local_admin", "admin_timeout_ms": 60000,
         "endpoints": [{"path": "/healthz", "clusters": ["up"]}],
     }));
-    let leads_to_fake = cluster("fake", &[("127.0.0.1", fake.port)]);
-    let config = bootstrap(admin, vec![listener(port, filter)], vec![leads_to_fake]);
+    let listeners = vec![listener(port, filter)];
+    let config = bootstrap_with_fake(admin, fake.port, listeners, vec![]);
     let envoy = Envoy::start_text(&config.to_string(), admin, &["--concurrency", "1"]).await;
     let come_and_go = async |count: u64| {
         for _ in 0..count {

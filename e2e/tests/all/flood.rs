@@ -64,7 +64,9 @@ async fn no_answer_is_wrong_while_the_backend_stops_and_starts() {
 
     let stat = async |name: &str| {
         envoy
-            .stat(&format!("wasmcustom.envoy_healthz.refreshes.{name}"))
+            .stat(&format!(
+                "wasmcustom.envoy_healthz.refreshes.filter.default.result.{name}"
+            ))
             .await
     };
     let refreshes = stat("succeeded").await + stat("failed").await;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use e2e::config::{
-    address, bootstrap, cluster, cluster_of, cluster_of_endpoints, healthz_for, listener, lua_for,
-    pipe, with_tcp_check,
+    address, bootstrap, bootstrap_with_fake, cluster, cluster_of, cluster_of_endpoints,
+    healthz_for, listener, lua_for, pipe, with_tcp_check,
 };
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin};
@@ -97,10 +97,7 @@ async fn check_with_fake(row: Row, does: Does) {
     let fake = FakeAdmin::start(does).await;
     let admin = free_port();
     check_in(row, "my_service", admin, |listeners| {
-        let mut config = bootstrap(admin, listeners, vec![]);
-        let leads_to_fake = cluster("local_admin", &[("127.0.0.1", fake.port)]);
-        config["static_resources"]["clusters"] = json!([leads_to_fake]);
-        config
+        bootstrap_with_fake(admin, fake.port, listeners, vec![])
     })
     .await;
     assert!(fake.requests() > 0, "the fake admin was not asked");
@@ -198,9 +195,7 @@ async fn slow_admin() {
         listener(lua, lua_for("my_service")),
         listener(filter, healthz_for("my_service")),
     ];
-    let mut config = bootstrap(admin, listeners, vec![]);
-    let leads_to_fake = cluster("local_admin", &[("127.0.0.1", fake.port)]);
-    config["static_resources"]["clusters"] = json!([leads_to_fake]);
+    let config = bootstrap_with_fake(admin, fake.port, listeners, vec![]);
     let _envoy = Envoy::start(&config, admin).await;
     assert_ne!(Prober::http(lua).get("/healthz").await.status, 200);
     assert_eq!(Prober::http(filter).get("/healthz").await.status, 200);

@@ -2,33 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::config::{Lds, bootstrap, cluster, healthz, listener, with_tcp_check};
+use e2e::config::{
+    Lds, bootstrap, bootstrap_with_fake, cluster, healthz, listener, with_tcp_check,
+};
 use e2e::envoy::Envoy;
-use e2e::fake_admin::{Does, FakeAdmin, HEALTHY};
+use e2e::fake_admin::{Does, FakeAdmin, HEALTHY, envoy_with_fake};
 use e2e::prober::{Prober, probe_at_once};
 use e2e::{TcpHost, eventually, free_port};
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-
-/// An Envoy that asks this fake in the admin's place, with these fields in the configuration.
-async fn with_fake(does: Does, workers: &str, fields: Value) -> (Envoy, FakeAdmin, u16) {
-    let fake = FakeAdmin::start(does).await;
-    let (admin, port) = (free_port(), free_port());
-    let mut filter = json!({
-        "admin_cluster": "local_admin",
-        "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
-    });
-    let fields = fields.as_object().expect("fields").clone();
-    filter.as_object_mut().expect("an object").extend(fields);
-    let mut config = bootstrap(admin, vec![listener(port, healthz(&filter))], vec![]);
-    let leads_to_fake = cluster("local_admin", &[("127.0.0.1", fake.port)]);
-    config["static_resources"]["clusters"] = json!([leads_to_fake]);
-    let arguments = ["--concurrency", workers];
-    let envoy = Envoy::start_text(&config.to_string(), admin, &arguments).await;
-    (envoy, fake, port)
-}
 
 /// Waits until one of our counters, which follow the answers a moment later, has this value.
 async fn counted(envoy: &Envoy, counter: &str, value: u64) {
@@ -43,7 +27,7 @@ async fn counted(envoy: &Envoy, counter: &str, value: u64) {
 async fn probes_that_come_together_share_one_call() {
     let slow = Does::Delay(Duration::from_millis(300), HEALTHY.to_vec());
     let fields = json!({"max_age_ms": 60000, "admin_timeout_ms": 60000});
-    let (_envoy, fake, port) = with_fake(slow, "1", fields).await;
+    let (_envoy, fake, port) = envoy_with_fake(slow, "1", fields).await;
     assert_eq!(probe_at_once(port, 50).await, [200; 50]);
     assert_eq!(fake.requests(), 1);
 }
@@ -52,7 +36,7 @@ async fn probes_that_come_together_share_one_call() {
 async fn a_client_that_leaves_takes_no_answer_with_it() {
     let slow = Does::Delay(Duration::from_secs(3), HEALTHY.to_vec());
     let fields = json!({"max_age_ms": 60000, "admin_timeout_ms": 60000});
-    let (envoy, fake, port) = with_fake(slow, "1", fields).await;
+    let (envoy, fake, port) = envoy_with_fake(slow, "1", fields).await;
     let mut leavers = Vec::new();
     for _ in 0..10 {
         let mut leaver = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -74,7 +58,7 @@ async fn a_client_that_leaves_takes_no_answer_with_it() {
     .await;
     assert_eq!(fake.requests(), 1);
     // Those who left were not counted as answered.
-    counted(&envoy, "probes.200", 10).await;
+    counted(&envoy, "probes.filter.default.code.200.path./healthz", 10).await;
 }
 
 /// However many probes: at most one refresh a worker and `max_age_ms`, whether it succeeds or not.
@@ -84,7 +68,7 @@ async fn probes_cannot_flood_the_admin() {
         let status = if fails { 500 } else { 200 };
         let does = Does::Answer(status, HEALTHY.to_vec());
         let begun = Instant::now();
-        let (envoy, fake, port) = with_fake(does, "2", json!({"max_age_ms": 200})).await;
+        let (envoy, fake, port) = envoy_with_fake(does, "2", json!({"max_age_ms": 200})).await;
         let flood: Vec<_> = (0..8)
             .map(|_| {
                 tokio::spawn(async move {
@@ -98,7 +82,9 @@ async fn probes_cannot_flood_the_admin() {
         for flooder in flood {
             flooder.await.unwrap();
         }
-        counted(&envoy, if fails { "probes.503" } else { "probes.200" }, 800).await;
+        let code = if fails { "503" } else { "200" };
+        let probes = format!("probes.filter.default.code.{code}.path./healthz");
+        counted(&envoy, &probes, 800).await;
         let most = 2 * (begun.elapsed().as_millis() as usize / 200 + 1);
         assert!(
             fake.requests() <= most,
@@ -113,7 +99,7 @@ async fn background_refresh_is_one_for_all_workers() {
     let begun = Instant::now();
     let fields = json!({"max_age_ms": 60000, "refresh_interval_ms": 100});
     let good = Does::Answer(200, HEALTHY.to_vec());
-    let (_envoy, fake, port) = with_fake(good, "8", fields).await;
+    let (_envoy, fake, port) = envoy_with_fake(good, "8", fields).await;
     let most = || begun.elapsed().as_millis() as usize / 100 + 1;
     eventually("it refreshes with nobody asking", async || {
         (fake.requests() >= 20).then_some(())
@@ -163,7 +149,7 @@ async fn logs_and_stats() {
             host = Some(TcpHost::start(live).await);
         }
         let mut count = |status: u16| probes[usize::from(status == 503)] += 1;
-        eventually("the turn is seen", async || {
+        eventually("the change is seen", async || {
             let status = prober.get("/healthz").await.status;
             count(status);
             (status == expected).then_some(())
@@ -182,22 +168,26 @@ async fn logs_and_stats() {
         });
     }
     let logged: Vec<_> = envoy
-        .logged(&["wasm log", "envoy-healthz: /healthz "])
+        .logged(&["wasm log", "envoy-healthz[default]: /healthz "])
         .iter()
         .filter_map(|line| {
-            line.split_once("envoy-healthz: ")
+            line.split_once("envoy-healthz[default]: ")
                 .map(|(_, text)| text.to_owned())
         })
         .collect();
     assert_eq!(logged, lines);
-    assert_eq!(envoy.logged(&["envoy-healthz: /livez is healthy"]).len(), 1);
+    assert_eq!(
+        envoy
+            .logged(&["envoy-healthz[default]: /livez is healthy"])
+            .len(),
+        1
+    );
     // Seven lines in all: none for the admin, none for a probe.
     assert_eq!(envoy.logged(&["wasm log"]).len(), 7);
     assert_eq!(envoy.logged(&["[warning]", "is unhealthy"]).len(), 3);
     assert_eq!(envoy.logged(&["[info]", "is healthy"]).len(), 4);
 
     prober.get("/livez").await;
-    probes[0] += 1;
     for _ in 0..4 {
         let request = prober.request(Method::POST, "/healthz");
         e2e::prober::Answer::to(request).await.unwrap();
@@ -207,38 +197,32 @@ async fn logs_and_stats() {
             .stat(&format!("wasmcustom.envoy_healthz.{name}"))
             .await
     };
-    counted(&envoy, "probes.200", probes[0]).await;
-    counted(&envoy, "probes.503", probes[1]).await;
-    counted(&envoy, "probes.405", 4).await;
-    assert_eq!(stat("transitions").await, 7);
-    assert_eq!(
-        (stat("healthy./healthz").await, stat("healthy./livez").await),
-        (1, 1)
-    );
-    assert!(stat("refreshes.succeeded").await >= 6);
-    assert_eq!(stat("healthy.admin").await, 1);
-    assert_eq!(stat("refreshes.failed").await, 0);
-    assert!(stat("vm_memory_bytes").await > 0);
-
-    let prometheus = envoy.admin.get("/stats/prometheus").await.body;
-    for name in [
-        "envoy_healthz_probes_200",
-        "envoy_healthz_probes_503",
-        "envoy_healthz_probes_405",
-        "envoy_healthz_refreshes_succeeded",
-        "envoy_healthz_refreshes_failed",
-        "envoy_healthz_transitions",
-        "envoy_healthz_vm_memory_bytes",
-        "envoy_healthz_healthy__healthz",
+    for (code, path, count) in [
+        (200, "/healthz", probes[0]),
+        (503, "/healthz", probes[1]),
+        (405, "/healthz", 4),
+        (200, "/livez", 1),
     ] {
-        let line = format!("\n{name}{{}} ");
-        assert!(prometheus.contains(&line), "{name} is not in\n{prometheus}");
+        let probes = format!("probes.filter.default.code.{code}.path.{path}");
+        counted(&envoy, &probes, count).await;
     }
+    for (name, value) in [
+        ("transitions.filter.default.path./healthz", 6),
+        ("transitions.filter.default.path./livez", 1),
+        ("healthy.filter.default.path./healthz", 1),
+        ("healthy.filter.default.path./livez", 1),
+        ("admin_up.filter.default", 1),
+        ("refreshes.filter.default.result.failed", 0),
+    ] {
+        assert_eq!(stat(name).await, value, "{name}");
+    }
+    assert!(stat("refreshes.filter.default.result.succeeded").await >= 6);
+    assert!(stat("vm_memory_bytes").await > 0);
 }
 
 /// Workers that find the first verdicts of many endpoints at the same time log each of them once.
 #[tokio::test]
-async fn first_turns_are_logged_once() {
+async fn first_verdicts_are_logged_once() {
     for _ in 0..4 {
         let slow = Does::Delay(Duration::from_millis(300), HEALTHY.to_vec());
         let paths = (1..32).map(|nth| format!("/healthz/{nth}"));
@@ -247,70 +231,74 @@ async fn first_turns_are_logged_once() {
             .map(|path| json!({"path": path, "clusters": ["c"]}))
             .collect();
         let fields = json!({"max_age_ms": 0, "endpoints": endpoints});
-        let (envoy, fake, port) = with_fake(slow, "4", fields).await;
+        let (envoy, fake, port) = envoy_with_fake(slow, "4", fields).await;
         assert_eq!(probe_at_once(port, 32).await, [200; 32]);
         assert!(fake.requests() > 1, "several workers asked");
-        counted(&envoy, "probes.200", 32).await;
-        assert_eq!(
-            envoy
-                .logged(&["envoy-healthz: /healthz", " is healthy"])
-                .len(),
-            32
-        );
-        counted(&envoy, "transitions", 32).await;
+        let probes = "probes.filter.default.code.200.path./healthz";
+        counted(&envoy, probes, 32).await;
+        let lines = envoy.logged(&["envoy-healthz[default]: /healthz", " is healthy"]);
+        assert_eq!(lines.len(), 32);
+        for nth in 1..32 {
+            let transitions = format!("transitions.filter.default.path./healthz/{nth}");
+            counted(&envoy, &transitions, 1).await;
+        }
     }
 }
 
 #[tokio::test]
 async fn an_admin_that_goes_and_comes_back_is_logged_once_each() {
-    let fields = json!({"max_age_ms": 0, "admin_timeout_ms": 1000});
-    let (envoy, fake, port) = with_fake(Does::Answer(200, HEALTHY.to_vec()), "2", fields).await;
-    let prober = Prober::http(port);
-    assert_eq!(prober.get("/healthz").await.status, 200);
-    let admin_port = fake.port;
-    drop(fake);
-    eventually("the admin is gone", async || {
-        (prober.get("/healthz").await.status == 503).then_some(())
-    })
-    .await;
-    for _ in 0..20 {
-        assert_eq!(Prober::http(port).get("/healthz").await.status, 503);
+    for max_stale in [0, 600_000] {
+        let fields = json!({"max_age_ms": 0, "admin_timeout_ms": 1000, "max_stale_ms": max_stale});
+        let good = || Does::Answer(200, HEALTHY.to_vec());
+        let (envoy, fake, port) = envoy_with_fake(good(), "2", fields).await;
+        Prober::http(port).wait_for(200).await;
+        let admin_port = fake.port;
+        drop(fake);
+        let gone = [
+            "[warning]",
+            "envoy-healthz[default]: admin unavailable: /clusters answered 503",
+        ];
+        eventually("the admin is gone", async || {
+            Prober::http(port).get("/healthz").await;
+            (!envoy.logged(&gone).is_empty()).then_some(())
+        })
+        .await;
+        let expected = if max_stale == 0 { 503 } else { 200 };
+        for _ in 0..20 {
+            let answer = Prober::http(port).get("/healthz").await;
+            assert_eq!(answer.status, expected, "max_stale_ms {max_stale}");
+        }
+        let _back = FakeAdmin::start_on(admin_port, good()).await;
+        let back = ["[info]", "envoy-healthz[default]: admin available again"];
+        eventually("the admin is back", async || {
+            Prober::http(port).get("/healthz").await;
+            (!envoy.logged(&back).is_empty()).then_some(())
+        })
+        .await;
+        Prober::http(port).wait_for(200).await;
+        assert_eq!(envoy.logged(&gone).len(), 1);
+        assert_eq!(envoy.logged(&back).len(), 1);
+        let failed = "wasmcustom.envoy_healthz.refreshes.filter.default.result.failed";
+        eventually("failures are counted", async || {
+            (envoy.stat(failed).await > 0).then_some(())
+        })
+        .await;
+        let cause = "/healthz is unhealthy: admin: /clusters answered 503";
+        assert_eq!(envoy.logged(&[cause]).len(), usize::from(max_stale == 0));
     }
-    let _back = FakeAdmin::start_on(admin_port, Does::Answer(200, HEALTHY.to_vec())).await;
-    prober.wait_for(200).await;
-    assert_eq!(
-        envoy
-            .logged(&[
-                "[warning]",
-                "envoy-healthz: admin is of no use: /clusters answered 503"
-            ])
-            .len(),
-        1
-    );
-    assert_eq!(
-        envoy
-            .logged(&["[info]", "envoy-healthz: admin is back"])
-            .len(),
-        1
-    );
-    let failed = "wasmcustom.envoy_healthz.refreshes.failed";
-    eventually("failures are counted", async || {
-        (envoy.stat(failed).await > 0).then_some(())
-    })
-    .await;
-    let cause = "/healthz is unhealthy: admin: /clusters answered 503";
-    assert_eq!(envoy.logged(&[cause]).len(), 1);
 }
 
+/// However many workers see it.
 #[tokio::test]
 async fn an_unknown_flag_is_logged_once() {
     let text =
         b"c::127.0.0.1:1::health_flags::/brand_new\nc::127.0.0.1:2::health_flags::/brand_new\n";
-    let fields = json!({"max_age_ms": 0});
-    let (envoy, _fake, port) = with_fake(Does::Answer(200, text.to_vec()), "1", fields).await;
-    for _ in 0..10 {
-        assert_eq!(Prober::http(port).get("/healthz").await.status, 503);
+    let slow = Does::Delay(Duration::from_millis(200), text.to_vec());
+    let (envoy, fake, port) = envoy_with_fake(slow, "8", json!({"max_age_ms": 0})).await;
+    for _ in 0..4 {
+        assert_eq!(probe_at_once(port, 32).await, [503; 32]);
     }
+    assert!(fake.requests() > 8, "several workers asked");
     assert_eq!(
         envoy.logged(&["unknown health flag \"brand_new\""]).len(),
         1
@@ -330,9 +318,7 @@ async fn an_update_of_the_listener_leaves_no_probe_waiting() {
         }));
         vec![listener(port, filter)]
     };
-    let mut config = bootstrap(admin, vec![], vec![]);
-    let leads_to_fake = cluster("local_admin", &[("127.0.0.1", fake.port)]);
-    config["static_resources"]["clusters"] = json!([leads_to_fake]);
+    let mut config = bootstrap_with_fake(admin, fake.port, vec![], vec![]);
     let lds = Lds::add_to(&mut config, given(0, "/healthz"));
     let envoy = Envoy::start(&config, admin).await;
     let prober = Prober::http(port);

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::config::{bootstrap, cluster, healthz, listener};
+use e2e::config::{bootstrap_with_fake, healthz, listener};
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin, HEALTHY};
 use e2e::prober::Prober;
@@ -28,7 +28,7 @@ impl Trapping {
         assert!(path.exists(), "{path:?} is missing: run make trap");
         let fake = FakeAdmin::start(Does::Answer(200, HEALTHY.to_vec())).await;
         let mut config = json!({
-            "admin_cluster": "fake", "admin_timeout_ms": 60000, "max_age_ms": 0,
+            "admin_cluster": "local_admin", "admin_timeout_ms": 60000, "max_age_ms": 0,
             "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
         });
         let fields = fields.as_object().expect("fields").clone();
@@ -52,8 +52,7 @@ impl Trapping {
         let mut all = listener(everywhere, filter);
         // What bounds the wait of the probes that a trap has made the filter forget.
         all["filter_chains"][0]["filters"][0]["typed_config"]["stream_idle_timeout"] = json!("3s");
-        let leads_to_fake = cluster("fake", &[("127.0.0.1", fake.port)]);
-        let config = bootstrap(admin, vec![all, one], vec![leads_to_fake]);
+        let config = bootstrap_with_fake(admin, fake.port, vec![all, one], vec![]);
         let arguments = ["--concurrency", workers];
         Self {
             envoy: Envoy::start_text(&config.to_string(), admin, &arguments).await,
@@ -132,7 +131,7 @@ async fn fail_closed_stays_closed() {
 async fn probes_that_wait_when_it_traps() {
     let trapping = Trapping::start("FAIL_RELOAD", "1", json!({})).await;
     assert_eq!(trapping.statuses("/healthz").await, (200, 200));
-    trapping.fake.turn_to(Does::Hang);
+    trapping.fake.change_to(Does::Hang);
     let waiting: Vec<_> = (0..5)
         .map(|_| {
             let prober = trapping.everywhere.clone();
@@ -145,7 +144,7 @@ async fn probes_that_wait_when_it_traps() {
     })
     .await;
     trapping.trap().await;
-    trapping.fake.turn_to(Does::Answer(200, HEALTHY.to_vec()));
+    trapping.fake.change_to(Does::Answer(200, HEALTHY.to_vec()));
     trapping.everywhere.wait_for(200).await;
     for probe in waiting {
         assert_eq!(probe.await.unwrap(), 503);
@@ -159,14 +158,14 @@ async fn a_trap_in_a_background_refresh() {
     let trapping = Trapping::start("FAIL_RELOAD", "2", fields).await;
     trapping.everywhere.wait_for(200).await;
     // Every machine that refreshes traps, until none is left that would.
-    trapping.fake.turn_to(Does::Answer(599, vec![]));
+    trapping.fake.change_to(Does::Answer(599, vec![]));
     let prober = trapping.everywhere.clone();
     eventually("each of three machines has trapped", async || {
         let _ = prober.try_get("/healthz").await;
         (trapping.traps() >= 3).then_some(())
     })
     .await;
-    trapping.fake.turn_to(Does::Answer(200, HEALTHY.to_vec()));
+    trapping.fake.change_to(Does::Answer(200, HEALTHY.to_vec()));
     trapping.everywhere.wait_for(200).await;
     // For longer than max_age_ms, on connections to either worker.
     let begun = Instant::now();
