@@ -11,6 +11,7 @@ mod judgement;
 mod lua;
 mod operations;
 mod process;
+mod recipes;
 mod rehearsal;
 mod shipped;
 mod trap;

@@ -3,7 +3,7 @@
 use e2e::backend::{Backend, ping, reverse, tls_channel};
 use e2e::envoy::{Envoy, Shipped, at_home, validate};
 use e2e::prober::{Answer, Prober};
-use e2e::{eventually, root};
+use e2e::{TcpHost, eventually, free_port, root};
 use reqwest::{Method, Version};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -11,8 +11,13 @@ use tonic_health::pb::health_client::HealthClient;
 
 /// Names and texts of the configurations that users copy.
 fn examples() -> impl Iterator<Item = (&'static str, String)> {
-    let files = ["envoy.yaml", "several-endpoints.yaml", "balancer.yaml"].into_iter();
-    let files = files.map(|file| {
+    let files = [
+        "envoy.yaml",
+        "several-endpoints.yaml",
+        "recipes.yaml",
+        "balancer.yaml",
+    ];
+    let files = files.into_iter().map(|file| {
         let path = root().join("envoy").join(file);
         (file, std::fs::read_to_string(path).unwrap())
     });
@@ -27,10 +32,26 @@ fn in_readme() -> String {
     config.to_owned()
 }
 
+/// The lines of `stats_config`, as they stand.
+fn stats_tags(text: &str) -> Option<Vec<&str>> {
+    let (_, block) = text.split_once("\nstats_config:\n")?;
+    let lines = block.lines().take_while(|line| line.starts_with(' '));
+    Some(lines.collect())
+}
+
 #[test]
 fn the_examples_are_good() {
+    let page = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let tags = stats_tags(&page);
     for (file, config) in examples() {
         let filters = config.matches("filters.http.wasm.v3.Wasm\n").count();
+        if filters > 0 && file != "README.md" {
+            assert!(
+                stats_tags(&config).is_some(),
+                "{file}: no labels in Prometheus"
+            );
+            assert_eq!(stats_tags(&config), tags, "{file}: other labels");
+        }
         let reloads = config.matches("failure_policy: FAIL_RELOAD").count();
         assert_eq!(
             filters, reloads,
@@ -197,4 +218,67 @@ async fn leaves_grpc_calls_alone() {
     assert_eq!(contexts(), seen, "a gRPC call went through the filter");
     prober.wait_for(200).await;
     assert!(contexts() > seen, "the log does not show contexts any more");
+}
+
+/// `envoy/several-endpoints.yaml`: what each endpoint fails for, and who is told details.
+#[tokio::test]
+async fn several_endpoints_mean_one_thing_each() {
+    let ports: [u16; 5] = std::array::from_fn(|_| free_port());
+    let [grpc, internal, admin, service, database] = ports;
+    let path = root().join("envoy/several-endpoints.yaml");
+    let mut config = at_home(std::fs::read_to_string(path).unwrap());
+    for (from, to) in [
+        ("0.0.0.0, port_value: 8080", grpc),
+        ("127.0.0.1, port_value: 8082", internal),
+        ("127.0.0.1, port_value: 9901", admin),
+        ("app, port_value: 9000", service),
+        ("database, port_value: 5432", database),
+    ] {
+        assert!(config.contains(from), "no {from:?}");
+        config = config.replace(from, &format!("127.0.0.1, port_value: {to}"));
+    }
+    // So that it can be told to drain.
+    let ready = "- {exact: /ready}\n";
+    config = config.replace(ready, &format!("{ready}  - {{prefix: /healthcheck/}}\n"));
+    let envoy = Envoy::start_text(&config, admin, &[]).await;
+    let (prober, people) = (Prober::http(grpc), Prober::http(internal));
+    let told = async |expected: [u16; 3]| {
+        eventually(
+            &format!("/livez, /readyz, /healthz say {expected:?}"),
+            async || {
+                let mut statuses = [0; 3];
+                for (status, path) in statuses.iter_mut().zip(["/livez", "/readyz", "/healthz"]) {
+                    *status = prober.get(path).await.status;
+                }
+                (statuses == expected).then_some(())
+            },
+        )
+        .await;
+    };
+
+    told([200, 503, 503]).await;
+    let _backend = Backend::start(service).await;
+    told([200, 200, 200]).await;
+    // The database, of which one host of two is needed more, is nothing that the balancer hears of.
+    let _database = TcpHost::start(database).await;
+    let details = eventually("people are told of the database", async || {
+        let answer = people.get("/healthz?verbose").await;
+        let lines = [
+            "[+]my_service 1/1 healthy",
+            "[-]my_database 1/1 healthy, 2 needed",
+        ];
+        let all = lines.iter().all(|line| answer.body.contains(line));
+        (answer.status == 503 && all).then_some(answer.body)
+    })
+    .await;
+    told([200, 200, 200]).await;
+    for path in ["/livez", "/readyz", "/healthz"] {
+        let answer = prober.get(&format!("{path}?verbose")).await;
+        assert_eq!(answer.body, "ok", "{path} tells what {details:?} tells");
+    }
+
+    envoy.post("/healthcheck/fail").await;
+    told([200, 503, 503]).await;
+    envoy.post("/healthcheck/ok").await;
+    told([200, 200, 200]).await;
 }

@@ -1,0 +1,410 @@
+//! `envoy/recipes.yaml`, which `docs/recipes.md` explains and quotes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use e2e::backend::Backend;
+use e2e::envoy::{Envoy, at_home};
+use e2e::prober::{Answer, Prober};
+use e2e::{eventually, free_port, root};
+use echo_server::Empty;
+use echo_server::echo_client::EchoClient;
+use reqwest::Method;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+/// `envoy/recipes.yaml`, moved to free ports and this machine's files.
+struct Recipes {
+    config: String,
+    calls: u16,
+    probes: u16,
+    admin: u16,
+    service: u16,
+    fallback: u16,
+}
+
+impl Recipes {
+    fn on_free_ports() -> Self {
+        let text = std::fs::read_to_string(root().join("envoy/recipes.yaml")).unwrap();
+        let mut recipes = Self {
+            config: at_home(text),
+            calls: free_port(),
+            probes: free_port(),
+            admin: free_port(),
+            service: free_port(),
+            fallback: free_port(),
+        };
+        for (from, port) in [
+            ("address: 0.0.0.0, port_value: 8080", recipes.calls),
+            ("address: 0.0.0.0, port_value: 8081", recipes.probes),
+            ("address: app, port_value: 9000", recipes.service),
+            ("address: fallback, port_value: 9000", recipes.fallback),
+            ("address: 127.0.0.1, port_value: 9901", recipes.admin),
+        ] {
+            recipes.change(from, &format!("address: 127.0.0.1, port_value: {port}"));
+        }
+        recipes
+    }
+
+    /// Puts another text in the place of one that must be there.
+    fn change(&mut self, from: &str, to: &str) {
+        assert!(
+            self.config.contains(from),
+            "recipes.yaml does not have {from:?}"
+        );
+        self.config = self.config.replace(from, to);
+    }
+
+    async fn start(&self) -> Envoy {
+        self.start_with(&[]).await
+    }
+
+    async fn start_with(&self, arguments: &[&str]) -> Envoy {
+        Envoy::start_text(&self.config, self.admin, arguments).await
+    }
+
+    /// Calls `yages.Echo/Ping` with the key that the listener wants.
+    async fn ping(&self, channel: &Channel) -> Result<String, Status> {
+        let answer = EchoClient::new(channel.clone())
+            .ping(with_key(Empty {}))
+            .await?;
+        Ok(answer.into_inner().text)
+    }
+
+    /// Waits until a call is served: workers hear of a healthy host a moment after the admin.
+    async fn wait_for_ping(&self) {
+        eventually("a call is served", async || {
+            self.ping(&self.channel()).await.ok()
+        })
+        .await;
+    }
+
+    /// A connection for calls, made when it is needed.
+    fn channel(&self) -> Channel {
+        let address = format!("http://127.0.0.1:{}", self.calls);
+        Endpoint::from_shared(address).unwrap().connect_lazy()
+    }
+}
+
+fn with_key<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request
+        .metadata_mut()
+        .insert("x-api-key", "CHANGE-ME".parse().unwrap());
+    request
+}
+
+/// Sends bytes on a connection of their own, and reads until Envoy closes it.
+async fn exchange(port: u16, request: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// The blocks of code in a language that `docs/recipes.md` shows.
+fn blocks(language: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(root().join("docs/recipes.md")).unwrap();
+    let fence = format!("\n```{language}\n");
+    let blocks = text.split(&fence).skip(1);
+    blocks
+        .map(|block| block.split_once("\n```").unwrap().0.to_owned())
+        .collect()
+}
+
+/// Lines without what all of them are indented by.
+fn dedent(lines: &[&str]) -> Vec<String> {
+    let indent = |line: &&str| line.len() - line.trim_start().len();
+    let least = lines.iter().map(indent).min().unwrap_or(0);
+    lines.iter().map(|line| line[least..].to_owned()).collect()
+}
+
+#[test]
+fn the_documentation_quotes_the_file() {
+    let file = std::fs::read_to_string(root().join("envoy/recipes.yaml")).unwrap();
+    let file: Vec<_> = file.lines().collect();
+    let blocks = blocks("yaml");
+    assert!(!blocks.is_empty());
+    for block in blocks {
+        let wanted = dedent(&block.lines().collect::<Vec<_>>());
+        let found = file
+            .windows(wanted.len())
+            .any(|lines| dedent(lines) == wanted);
+        assert!(found, "recipes.yaml does not have\n{block}");
+    }
+}
+
+/// AWS's load balancer asks over HTTP/2 in the clear, by a gRPC call that no service has.
+#[tokio::test]
+async fn aws_alb_checks_by_grpc() {
+    let recipes = Recipes::on_free_ports();
+    let _envoy = recipes.start().await;
+    let client = reqwest::Client::builder().http2_prior_knowledge();
+    let client = client.no_proxy().build().unwrap();
+    let url = format!("http://127.0.0.1:{}/AWS.ALB/healthcheck", recipes.calls);
+    let grpc_status = async |expected: &str| {
+        eventually(&format!("grpc-status {expected}"), async || {
+            let request = client.post(&url).header("content-type", "application/grpc");
+            let answer = Answer::to(request.body(&b"\0\0\0\0\0"[..])).await.ok()?;
+            assert_eq!(answer.status, 200);
+            (answer.header("grpc-status") == Some(expected)).then_some(())
+        })
+        .await;
+    };
+    grpc_status("14").await;
+    let _fallback = Backend::start(recipes.fallback).await;
+    Prober::http(recipes.probes).wait_for(200).await;
+    grpc_status("14").await;
+    let _service = Backend::start(recipes.service).await;
+    grpc_status("0").await;
+}
+
+#[tokio::test]
+async fn an_aggregate_is_as_healthy_as_its_members() {
+    let recipes = Recipes::on_free_ports();
+    let _envoy = recipes.start().await;
+    let prober = Prober::http(recipes.probes);
+    prober.wait_for(503).await;
+    for port in [recipes.fallback, recipes.service] {
+        let backend = Backend::start(port).await;
+        prober.wait_for(200).await;
+        recipes.wait_for_ping().await;
+        backend.stop();
+        prober.wait_for(503).await;
+    }
+}
+
+/// Its own name in the place of its members': the cause says what to do.
+#[tokio::test]
+async fn an_aggregate_has_no_hosts_of_its_own() {
+    let mut recipes = Recipes::on_free_ports();
+    recipes.change(
+        r#""clusters": ["my_service", "my_fallback"], "require": "any""#,
+        r#""clusters": ["service_or_fallback"], "details": true"#,
+    );
+    let _backend = Backend::start(recipes.service).await;
+    let _envoy = recipes.start().await;
+    recipes.wait_for_ping().await;
+    let answer = Prober::http(recipes.probes).get("/healthz?verbose").await;
+    assert_eq!(answer.status, 503);
+    assert!(
+        answer.body.contains("list its members"),
+        "{:?}",
+        answer.body
+    );
+}
+
+#[tokio::test]
+async fn probes_are_answered_while_calls_are_refused() {
+    for overloaded in [false, true] {
+        let mut recipes = Recipes::on_free_ports();
+        if overloaded {
+            recipes.change("max_heap_size_bytes: 1073741824", "max_heap_size_bytes: 1");
+        }
+        let _backend = Backend::start(recipes.service).await;
+        let _envoy = recipes.start().await;
+        Prober::http(recipes.probes).wait_for(200).await;
+        let calls = Prober::http(recipes.calls);
+        let (status, body) = match overloaded {
+            true => (503, "envoy overloaded"),
+            false => (200, "ok"),
+        };
+        eventually(body, async || {
+            let answer = calls.get("/healthz").await;
+            ((answer.status, answer.body.as_str()) == (status, body)).then_some(())
+        })
+        .await;
+        match overloaded {
+            true => drop(recipes.ping(&recipes.channel()).await.unwrap_err()),
+            false => recipes.wait_for_ping().await,
+        }
+        for _ in 0..20 {
+            let answer = Prober::http(recipes.probes).get("/healthz").await;
+            assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn http_1_0_is_answered_where_it_is_accepted() {
+    let recipes = Recipes::on_free_ports();
+    let _backend = Backend::start(recipes.service).await;
+    let _envoy = recipes.start().await;
+    let prober = Prober::http(recipes.probes);
+    prober.wait_for(200).await;
+    for request in [
+        "GET /healthz HTTP/1.0\r\n\r\n",
+        "GET /healthz HTTP/1.0\r\nhost: x\r\n\r\n",
+    ] {
+        let answer = exchange(recipes.probes, request).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(" 200 OK\r\n"), "{answer}");
+        assert_eq!(body, "ok", "{answer}");
+        let refused = exchange(recipes.calls, request).await;
+        assert!(refused.contains(" 426 Upgrade Required\r\n"), "{refused}");
+    }
+}
+
+/// What refuses calls, by key or by rate, does not refuse probes.
+#[tokio::test]
+async fn the_filter_stands_first() {
+    let mut recipes = Recipes::on_free_ports();
+    recipes.change(
+        "max_tokens: 100, tokens_per_fill: 100",
+        "max_tokens: 3, tokens_per_fill: 3",
+    );
+    recipes.change("fill_interval: 60s", "fill_interval: 3600s");
+    let _backend = Backend::start(recipes.service).await;
+    let _envoy = recipes.start().await;
+    Prober::http(recipes.probes).wait_for(200).await;
+    let calls = Prober::http(recipes.calls);
+    let with_key = async || {
+        let request = calls.request(Method::GET, "/other");
+        let answer = Answer::to(request.header("x-api-key", "CHANGE-ME")).await;
+        answer.unwrap().status
+    };
+    assert_eq!(calls.get("/other").await.status, 403);
+    // Three calls, whatever the backend says to them, and no more.
+    for _ in 0..3 {
+        assert!(![403, 429].contains(&with_key().await));
+    }
+    assert_eq!(with_key().await, 429);
+    for _ in 0..20 {
+        assert_eq!(calls.get("/healthz").await.status, 200);
+    }
+}
+
+/// The same filters in another order: probes are refused.
+#[tokio::test]
+async fn a_filter_that_stands_later_does_not_see_what_is_refused() {
+    let mut recipes = Recipes::on_free_ports();
+    let text = recipes.config.clone();
+    let (before, rest) = text.split_once("          - &healthz ").unwrap();
+    let (healthz, rest) = rest
+        .split_once("          - name: envoy.filters.http.rbac ")
+        .unwrap();
+    let (rbac, rest) = rest
+        .split_once("          - name: envoy.filters.http.local_ratelimit ")
+        .unwrap();
+    recipes.config = format!(
+        "{before}          - name: envoy.filters.http.rbac {rbac}          - &healthz {healthz}          - name: envoy.filters.http.local_ratelimit {rest}"
+    );
+    let _backend = Backend::start(recipes.service).await;
+    let _envoy = recipes.start().await;
+    Prober::http(recipes.probes).wait_for(200).await;
+    assert_eq!(
+        Prober::http(recipes.calls).get("/healthz").await.status,
+        403
+    );
+}
+
+/// Callers who go on calling, each on connections of its own.
+struct Callers {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicUsize>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Callers {
+    /// Two that keep their connection, and two with a new one for each call.
+    fn start(recipes: &Arc<Recipes>) -> Self {
+        let (stop, done) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let tasks = (0..4).map(|nth| {
+            let (recipes, stop, done) = (recipes.clone(), stop.clone(), done.clone());
+            tokio::spawn(async move {
+                let mut channel = recipes.channel();
+                while !stop.load(Ordering::Relaxed) {
+                    if nth % 2 == 0 {
+                        channel = recipes.channel();
+                    }
+                    assert_eq!(recipes.ping(&channel).await.unwrap(), "pong");
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        });
+        let tasks = tasks.collect();
+        Self { stop, done, tasks }
+    }
+
+    /// Waits until this many more calls are done.
+    async fn do_more(&self, count: usize) {
+        let before = self.done.load(Ordering::Relaxed);
+        eventually("calls go on", async || {
+            let failed = self.tasks.iter().any(|task| task.is_finished());
+            assert!(!failed, "a call was lost");
+            (self.done.load(Ordering::Relaxed) >= before + count).then_some(())
+        })
+        .await;
+    }
+
+    async fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await.expect("no call was lost");
+        }
+    }
+}
+
+/// The commands of `docs/operations.md`, one after the other.
+#[tokio::test]
+async fn a_drain_loses_no_call() {
+    let page = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let (_, drain) = page.split_once("\n## Drain a pod\n").unwrap();
+    let (commands, _) = drain.split_once("\n1. ").unwrap();
+    let commands: Vec<_> = commands
+        .split_whitespace()
+        .filter_map(|word| word.trim_matches('\'').strip_prefix("localhost:9901"))
+        .collect();
+    let [fail, drain] = commands[..] else {
+        panic!("not two commands: {commands:?}");
+    };
+
+    let mut recipes = Recipes::on_free_ports();
+    recipes.change(
+        "max_tokens: 100, tokens_per_fill: 100",
+        "max_tokens: 1000000, tokens_per_fill: 1000000",
+    );
+    let recipes = Arc::new(recipes);
+    let backend = Backend::start(recipes.service).await;
+    let drain_time = Duration::from_secs(1);
+    let envoy = recipes.start_with(&["--drain-time-s", "1"]).await;
+    let prober = Prober::http(recipes.probes);
+    prober.wait_for(200).await;
+
+    recipes.wait_for_ping().await;
+    let callers = Callers::start(&recipes);
+    let mut watch = HealthClient::new(recipes.channel())
+        .watch(with_key(HealthCheckRequest::default()))
+        .await
+        .unwrap()
+        .into_inner();
+    let mut status = async || watch.message().await.unwrap().unwrap().status();
+    assert_eq!(status().await, ServingStatus::Serving);
+    callers.do_more(50).await;
+
+    // The balancer learns of it, and sends its calls meanwhile.
+    assert_eq!(envoy.post(fail).await.status, 200);
+    prober.wait_for(503).await;
+    callers.do_more(50).await;
+    let begun = Instant::now();
+    assert_eq!(envoy.post(drain).await.status, 200);
+    // Until the drain's time is long over.
+    while begun.elapsed() < 3 * drain_time {
+        callers.do_more(10).await;
+    }
+    callers.stop().await;
+
+    // A call under way since before the drain is served still.
+    backend.turn_health_over();
+    while status().await == ServingStatus::Serving {}
+    assert_eq!(prober.get("/healthz").await.status, 503);
+    // SIGTERM ends Envoy.
+    drop(envoy);
+}
