@@ -11,6 +11,9 @@ MDBOOK := 0.5.4
 .PHONY: help demo run test dist test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs build wasm trap envoy promtool tools
 .DEFAULT_GOAL := help
 
+# Says that a command cannot run here, and why. With STRICT=1, as in .ci/run, that fails.
+SKIP = { echo "$(1): SKIPPED, $(2)"; test "$(STRICT)" != 1; exit; }
+
 help:
 	@echo "make demo    see /healthz follow a gRPC backend that stops and starts"
 	@echo "make run     the same left running, for your own curl and grpcurl"
@@ -44,7 +47,7 @@ dist: wasm
 	cp target/$(MUSL)/release/echo-server dist/
 
 test-compose: build dist
-	@docker info >/dev/null 2>&1 || { echo "test-compose: SKIPPED, no Docker engine answers"; exit 0; } && \
+	@docker info >/dev/null 2>&1 || $(call SKIP,test-compose,no Docker engine answers) && \
 	docker-compose build --quiet app && \
 	docker build --quiet --file envoy/mesh/Dockerfile --tag envoy-healthz/plugin dist && \
 	ENVOY_IMAGE=$$(e2e/envoy-image.sh $(ENVOY_VERSION) $(ENVOY)) && export ENVOY_IMAGE && \
@@ -73,7 +76,7 @@ test-e2e: envoy promtool
 FUZZ_SECONDS := 30
 
 fuzz:
-	@cargo +nightly --version >/dev/null 2>&1 || { echo "fuzz: SKIPPED, no nightly toolchain here"; exit 0; } && \
+	@cargo +nightly --version >/dev/null 2>&1 || $(call SKIP,fuzz,no nightly toolchain here) && \
 	{ command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz; } && \
 	cd fuzz && for target in clusters config request snapshot; do \
 	  mkdir -p corpus/$$target && \
