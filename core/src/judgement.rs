@@ -186,7 +186,7 @@ impl fmt::Display for Check<'_> {
         }
         if self.total == 0 {
             return f
-                .write_str(": the cluster has no host (its name does not resolve, or it is an aggregate: list the members)");
+                .write_str(": the cluster has no host (its name does not resolve, or it is an aggregate: list its members)");
         }
         let mut unusable = self.hosts.iter().filter(|host| !self.usable(host));
         for (index, host) in unusable.by_ref().take(HOSTS_NAMED).enumerate() {
@@ -424,7 +424,7 @@ mod tests {
         );
 
         let bad = known(&[("a", &[DOWN, UP]), ("b", &[])]);
-        let cause = "b 0/0 healthy: the cluster has no host (its name does not resolve, or it is an aggregate: list the members); \
+        let cause = "b 0/0 healthy: the cluster has no host (its name does not resolve, or it is an aggregate: list its members); \
                      c 0/0 healthy: Envoy knows no such cluster, or is still warming it";
         assert_eq!(judge(&endpoint, &bad).cause(), cause);
 

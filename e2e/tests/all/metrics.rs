@@ -357,3 +357,14 @@ fn the_documentation_shows_the_rules() {
     assert_eq!(shipped.len(), 6);
     assert_eq!(rules("docs/operations.md"), shipped);
 }
+
+/// Though another endpoint of the same filter is asked.
+#[tokio::test]
+async fn an_endpoint_that_nobody_asks_has_no_gauge() {
+    let port = free_port();
+    let endpoints = [("/healthz", "dead"), ("/unasked", "dead")];
+    let scraped = Scraped::start(vec![named(port, "default", &endpoints)]).await;
+    Prober::http(port).wait_for(503).await;
+    scraped.wait_for(&healthy("default", "/healthz"), 0).await;
+    scraped.alerts(&[("default", "/healthz")]).await;
+}
