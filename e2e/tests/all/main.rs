@@ -16,3 +16,4 @@ mod recipes;
 mod rehearsal;
 mod shipped;
 mod trap;
+mod waiting;
