@@ -43,7 +43,7 @@ impl Backend {
         backend
     }
 
-    /// Turns its health status over.
+    /// Changes its health status to the other one.
     pub fn turn_health_over(&self) {
         send_signal(&self.child, Signal::User1);
     }

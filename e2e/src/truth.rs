@@ -16,7 +16,7 @@ use crate::prober::Prober;
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// A host's health lasts at least this long: a little less than the 100 ms between two checks.
-/// Samples that lie further apart, for Envoy or the sampler was held up, may have missed a turn.
+/// Samples that lie further apart, for Envoy or the sampler was held up, may have missed a change.
 const SHORTEST: Duration = Duration::from_millis(90);
 
 /// A status, when it was asked for and when it came.
@@ -99,8 +99,8 @@ impl Sampler {
 }
 
 impl Truth {
-    /// How often it turned from one status to another.
-    pub fn turns(&self) -> usize {
+    /// How often it changed from one status to another.
+    pub fn changes(&self) -> usize {
         let pairs = self.0.windows(2);
         pairs.filter(|two| two[0].status != two[1].status).count()
     }

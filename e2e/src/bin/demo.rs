@@ -85,7 +85,7 @@ async fn stay() -> Result<(), String> {
     println!("\nRunning until Ctrl-C. In another terminal:");
     println!("  curl -k https://localhost:{PORT}/healthz");
     println!("  grpcurl -insecure localhost:{PORT} yages.Echo/Ping");
-    println!("  pkill -USR1 -x echo-server    # turns the backend's health over");
+    println!("  pkill -USR1 -x echo-server    # changes the backend's health");
     std::future::pending().await
 }
 

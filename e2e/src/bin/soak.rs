@@ -300,7 +300,7 @@ fn report(
         number(&soak.leavers),
         number(&soak.updates),
         number(&soak.changes),
-        truth.turns()
+        truth.changes()
     );
     let resident = quarters(measures, |measure| measure.resident_mb);
     let allocated = quarters(measures, |measure| measure.allocated_mb);
@@ -316,7 +316,7 @@ fn report(
     if unanswered > 0 {
         faults.push(format!("{unanswered} probes had no answer"));
     }
-    if answers.is_empty() || truth.turns() == 0 || number(&soak.updates) == 0 {
+    if answers.is_empty() || truth.changes() == 0 || number(&soak.updates) == 0 {
         faults.push("too short: nothing turned, or no listener was updated".to_owned());
     }
     // What is there to grow has grown by the second quarter, up to the allocator's own to and fro.

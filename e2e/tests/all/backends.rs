@@ -60,8 +60,8 @@ async fn flapping_every_100_ms() {
     stop.store(true, Ordering::Relaxed);
     let answers = answers.await.unwrap();
     let truth = sampler.stop().await;
-    let turns = truth.turns();
-    assert!(turns >= 10, "only {turns} turns were seen");
+    let changes = truth.changes();
+    assert!(changes >= 10, "only {changes} changes were seen");
     // max_age_ms is 0.
     assert_eq!(truth.judge(answers, Duration::ZERO).fault(), None);
 }

@@ -53,10 +53,10 @@ async fn no_answer_is_wrong_while_the_backend_stops_and_starts() {
 
     let answers = probers.join_all().await.concat();
     let truth = sampler.stop().await;
-    let turns = truth.turns();
+    let changes = truth.changes();
     assert!(
-        turns >= 2 * STOPS as usize - 1,
-        "only {turns} turns were seen"
+        changes >= 2 * STOPS as usize - 1,
+        "only {changes} changes were seen"
     );
     let count = answers.len();
     assert!(count > 10 * PROBERS, "only {count} answers");
@@ -75,5 +75,5 @@ async fn no_answer_is_wrong_while_the_backend_stops_and_starts() {
         u128::from(refreshes) <= most,
         "{refreshes} refreshes, {most} allowed"
     );
-    println!("{count} answers, {turns} turns, {refreshes} refreshes, none wrong");
+    println!("{count} answers, {changes} changes, {refreshes} refreshes, none wrong");
 }

@@ -1,7 +1,6 @@
 //! The filter in a real Envoy. `../../src/lib.rs` says how these tests work.
 
 mod admin;
-mod alerts;
 mod answers;
 mod backends;
 mod clients;

@@ -141,7 +141,7 @@ async fn logs_and_stats() {
 
     let mut lines = Vec::new();
     let mut probes = [0, 0];
-    // The last one stays until the end, so that nothing turns after the rounds.
+    // The last one stays until the end, so that nothing changes after the rounds.
     let mut host = None;
     for expected in [503, 200, 503, 200, 503, 200] {
         drop(host.take());

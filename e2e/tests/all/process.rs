@@ -125,8 +125,8 @@ impl Clock {
     }
 }
 
-/// The wall clock, by which workers agree on who refreshes and on who saw a turn last, steps: the
-/// answers stay right, the refreshes go on, and the turns are logged.
+/// The wall clock, by which workers agree on who refreshes and on who saw a transition last, steps: the
+/// answers stay right, the refreshes go on, and the transitions are logged.
 #[tokio::test]
 async fn clock_steps() {
     let (admin, port, host) = (free_port(), free_port(), free_port());
@@ -146,7 +146,7 @@ async fn clock_steps() {
             .await
     };
     let lines = || envoy.logged(&["envoy-healthz[default]: /healthz is "]);
-    let turned = async |status, word: &str| {
+    let changed = async |status, word: &str| {
         Prober::http(port).wait_for(status).await;
         eventually(&format!("the log's last line is {word}"), async || {
             lines().last()?.contains(word).then_some(())
@@ -154,13 +154,13 @@ async fn clock_steps() {
         .await;
     };
     let mut up = Some(TcpHost::start(host).await);
-    turned(200, "is healthy").await;
+    changed(200, "is healthy").await;
     let mut logged = lines().len();
     for step in [3600, 0, -3600, 86400, -86400, -86399, -86400] {
-        // No worker has a snapshot from before the last turn.
+        // No worker has a snapshot from before the last transition.
         tokio::time::sleep(MAX_AGE).await;
         clock.step_to(step);
-        // Nothing has turned: on whichever worker, no probe may be told so.
+        // Nothing has changed: on whichever worker, no probe may be told so.
         for _ in 0..20 {
             let answer = Prober::http(port).get("/healthz").await;
             assert_eq!(answer.status, 200, "{step}");
@@ -171,11 +171,11 @@ async fn clock_steps() {
         })
         .await;
         drop(up.take());
-        turned(503, "is unhealthy: c 0/1").await;
+        changed(503, "is unhealthy: c 0/1").await;
         up = Some(TcpHost::start(host).await);
-        turned(200, "is healthy").await;
+        changed(200, "is healthy").await;
         logged += 2;
-        assert_eq!(lines().len(), logged, "{step}: one line a turn");
+        assert_eq!(lines().len(), logged, "{step}: one line a transition");
     }
     // It did step.
     let today = jiff::Timestamp::now().strftime("[%Y-%m-%d").to_string();
