@@ -5,6 +5,7 @@ mod answers;
 mod backends;
 mod clients;
 mod configuration;
+mod endpoints;
 mod flood;
 mod judgement;
 mod lua;

@@ -158,7 +158,7 @@ struct Zeros {
 }
 
 impl Zeros {
-    fn new(size: usize, shape: Shape) -> Body {
+    fn body(size: usize, shape: Shape) -> Body {
         let (Shape::Length(pieces) | Shape::Chunked(pieces) | Shape::Trailers(pieces)) = shape;
         Body::wrap(Self {
             left: size,
@@ -224,7 +224,7 @@ impl Waiting {
         if matches!(shape, Shape::Trailers(_)) {
             probe = probe.header("trailer", "x-trailer");
         }
-        let answer = probe.body(Zeros::new(size, shape)).send().await;
+        let answer = probe.body(Zeros::body(size, shape)).send().await;
         let answer = answer.unwrap_or_else(|error| panic!("{row}: {error:?}"));
         assert_eq!(
             (answer.version(), answer.status().as_u16()),
@@ -295,7 +295,7 @@ async fn a_grpc_probe_stays_here() {
             .header("te", "trailers");
         let answer = probe
             .version(Version::HTTP_2)
-            .body(Zeros::new(5, Shape::Length(1)))
+            .body(Zeros::body(5, Shape::Length(1)))
             .send();
         let answer = answer.await.unwrap();
         assert_eq!(answer.headers()["grpc-status"], "0", "{stop_iteration}");
