@@ -182,7 +182,6 @@ impl<H: Host> Filter<H> {
     /// The root's tick.
     pub fn tick(&self) {
         let now = self.host.now();
-        self.metrics.flush(&self.host);
         self.give_up_lost_call(now);
         let Some(mut state) = self.state() else {
             return;
@@ -198,6 +197,7 @@ impl<H: Host> Filter<H> {
             self.ask();
         }
         let due = self.renew_in_background();
+        self.metrics.flush(&self.host);
         self.schedule(due, now);
     }
 

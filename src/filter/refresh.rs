@@ -160,6 +160,8 @@ impl<H: Host> Filter<H> {
             self.note_endpoints(&completed.knowledge, asked);
         }
         self.answer_all(completed, now);
+        // The tick may be off by now.
+        self.metrics.flush(&self.host);
     }
 
     /// Logs when the admin becomes unavailable, and when it is available again.

@@ -295,6 +295,12 @@ fn a_lost_reply_is_an_answer_in_bounded_time_and_a_line_of_the_log() {
     assert_eq!(world.process.logged(&line), 1);
     let line = format!("WARN envoy-healthz[default]: /healthz is unhealthy: admin: {cause}");
     assert_eq!(world.process.logged(&line), 1);
+    // All of it is counted, though the tick is off now.
+    assert_eq!(world.worker.tick.get(), None);
+    let probes = "probes.filter.default.code.503.path./healthz";
+    assert_eq!(world.process.metric(probes), Some(1));
+    let transitions = "transitions.filter.default.path./healthz";
+    assert_eq!(world.process.metric(transitions), Some(1));
     // It comes after all: nobody is answered twice.
     world.reply(Some(200), UP);
     assert_eq!(world.worker.answers.borrow().len(), 1);
