@@ -87,6 +87,54 @@ impl Lds {
     }
 }
 
+/// Clusters that Envoy takes from a file (CDS), and anew whenever one of them is replaced.
+pub struct Cds {
+    dir: TempDir,
+    version: u64,
+    clusters: Vec<Value>,
+}
+
+impl Cds {
+    /// Has an Envoy take these clusters from a file.
+    pub fn add_to(config: &mut Value, clusters: Vec<Value>) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        config["dynamic_resources"]["cds_config"] = json!({
+            "resource_api_version": "V3",
+            "path_config_source": {"path": dir.path().join("cds.json")},
+        });
+        let cds = Self {
+            dir,
+            version: 0,
+            clusters,
+        };
+        cds.write();
+        cds
+    }
+
+    /// Replaces the cluster of this name, or takes it away; says whether that changes anything.
+    pub fn set(&mut self, name: &str, cluster: Option<Value>) -> bool {
+        let before = self.clusters.clone();
+        self.clusters.retain(|known| known["name"] != name);
+        self.clusters.extend(cluster);
+        let changed = self.clusters.iter().any(|known| !before.contains(known))
+            || self.clusters.len() < before.len();
+        if changed {
+            self.version += 1;
+            self.write();
+        }
+        changed
+    }
+
+    fn write(&self) {
+        let mut clusters = self.clusters.clone();
+        for cluster in &mut clusters {
+            cluster["@type"] = json!("type.googleapis.com/envoy.config.cluster.v3.Cluster");
+        }
+        let content = json!({"version_info": self.version.to_string(), "resources": clusters});
+        replace_file(&self.dir.path().join("cds.json"), &content);
+    }
+}
+
 /// Our filter, on for every route.
 pub fn healthz(config: &Value) -> Value {
     healthz_text(&config.to_string())
@@ -111,6 +159,17 @@ pub fn healthz_text(config: &str) -> Value {
             },
         },
     })
+}
+
+/// The smallest configuration, `/healthz` for the cluster `c`, with these fields added or replaced.
+pub fn healthz_with(fields: &Value) -> Value {
+    let mut config = json!({
+        "admin_cluster": "local_admin",
+        "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
+    });
+    let fields = fields.as_object().expect("fields").clone();
+    config.as_object_mut().expect("an object").extend(fields);
+    healthz(&config)
 }
 
 /// The smallest configuration: `/healthz` for this cluster.

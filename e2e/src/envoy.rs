@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::prober::{Answer, Prober};
-use crate::{certificate, end, eventually, free_port, root, wasm};
+use crate::{Signal, certificate, end, eventually, free_port, root, send_signal, wasm};
 
 /// A running Envoy; its log is printed if the test that holds it panics.
 pub struct Envoy {
@@ -123,6 +123,16 @@ impl Envoy {
         Answer::to(self.admin.request(reqwest::Method::POST, path))
             .await
             .expect("the admin answers")
+    }
+
+    /// Freezes it: none of its threads runs.
+    pub fn stand_still(&self) {
+        send_signal(&self.child, Signal::Stop);
+    }
+
+    /// Ends [`Envoy::stand_still`].
+    pub fn go_on(&self) {
+        send_signal(&self.child, Signal::Continue);
     }
 
     /// Ends it at once, whatever it is busy with.

@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::config::{bootstrap_with_fake, healthz, listener};
+use crate::config::{bootstrap_with_fake, healthz_with, listener};
 use crate::envoy::Envoy;
 
 /// What a [`FakeAdmin`] does with each request.
@@ -25,7 +25,7 @@ pub enum Does {
     HangInBody(Vec<u8>),
     /// Promises more than this body, sends it and closes.
     CutOff(Vec<u8>),
-    /// Sends the body one byte every 50 ms.
+    /// Sends the body one byte every half second.
     Trickle(Vec<u8>),
     /// Answers each path with what this gives: a whole answer, headers and all.
     Respond(fn(&str) -> String),
@@ -51,13 +51,7 @@ pub struct FakeAdmin {
 pub async fn envoy_with_fake(does: Does, workers: &str, fields: Value) -> (Envoy, FakeAdmin, u16) {
     let fake = FakeAdmin::start(does).await;
     let (admin, port) = (crate::free_port(), crate::free_port());
-    let mut filter = json!({
-        "admin_cluster": "local_admin",
-        "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
-    });
-    let fields = fields.as_object().expect("fields").clone();
-    filter.as_object_mut().expect("an object").extend(fields);
-    let listeners = vec![listener(port, healthz(&filter))];
+    let listeners = vec![listener(port, healthz_with(&fields))];
     let config = bootstrap_with_fake(admin, fake.port, listeners, vec![]);
     let arguments = ["--concurrency", workers];
     let envoy = Envoy::start_text(&config.to_string(), admin, &arguments).await;
@@ -67,6 +61,7 @@ pub async fn envoy_with_fake(does: Does, workers: &str, fields: Value) -> (Envoy
 struct Now {
     does: Mutex<Does>,
     requests: AtomicUsize,
+    ready_requests: AtomicUsize,
 }
 
 impl FakeAdmin {
@@ -83,6 +78,7 @@ impl FakeAdmin {
         let now = Arc::new(Now {
             does: Mutex::new(does),
             requests: AtomicUsize::new(0),
+            ready_requests: AtomicUsize::new(0),
         });
         let shared = Arc::clone(&now);
         let server = tokio::spawn(async move {
@@ -104,6 +100,11 @@ impl FakeAdmin {
     pub fn requests(&self) -> usize {
         self.now.requests.load(Ordering::Relaxed)
     }
+
+    /// How many requests for `/ready` it has had.
+    pub fn ready_requests(&self) -> usize {
+        self.now.ready_requests.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for FakeAdmin {
@@ -120,6 +121,7 @@ async fn serve(mut stream: TcpStream, now: Arc<Now>) {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         if request.starts_with(b"GET /ready ") {
+            now.ready_requests.fetch_add(1, Ordering::Relaxed);
             if matches!(does, Does::HangWhenReady(_)) {
                 std::future::pending::<()>().await;
             }
@@ -171,7 +173,7 @@ async fn trickle(stream: &mut TcpStream, body: &[u8]) -> std::io::Result<()> {
     stream.write_all(&answer("200 OK", body.len(), b"")).await?;
     for byte in body {
         stream.write_all(&[*byte]).await?;
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
     Ok(())
 }
