@@ -3,6 +3,7 @@
 mod admin;
 mod answers;
 mod backends;
+mod busy;
 mod clients;
 mod configuration;
 mod endpoints;
