@@ -105,7 +105,7 @@ impl Truth {
         pairs.filter(|two| two[0].status != two[1].status).count()
     }
 
-    /// Holds answers that may be as old as this against it.
+    /// Checks answers that may be as old as this against it.
     pub fn judge(&self, answers: impl IntoIterator<Item = Seen>, max_age: Duration) -> Judged {
         let mut judged = Judged::default();
         for answer in answers {

@@ -1,6 +1,6 @@
 //! `make soak`: everything at once, for a while. Probers over TLS and in the clear, on connections
 //! that stay and on new ones, clients that leave, floods, a gRPC backend that is stopped, killed,
-//! hung and turned over at random, and updates of the listeners with the filter's configuration.
+//! hung and made unhealthy at random, and updates of the listeners with the filter's configuration.
 //!
 //! Ends with 0 only if no answer was wrong, no probe was left without one, and memory and file
 //! descriptors did not grow.
@@ -122,7 +122,7 @@ impl Soak {
         seen
     }
 
-    /// Stops, kills, hangs and turns the backend over, at random times.
+    /// Stops, kills and hangs the backend and changes its health, at random times.
     async fn change_backend(&self, port: u16) {
         let pause = async || {
             self.rest(Duration::from_millis(fastrand::u64(50..3050)))
@@ -166,7 +166,8 @@ impl Soak {
         let filter = |refresh: bool| {
             let mut filter = json!({
                 "admin_cluster": "local_admin",
-                "admin_timeout_ms": 5000 + update % 2,
+                // No two updates alike: what a configuration leaves behind adds up.
+                "admin_timeout_ms": 5000 + update,
                 "max_age_ms": MAX_AGE.as_millis() as u64,
                 "endpoints": [{"path": "/healthz", "clusters": ["my_service"]}],
             });
@@ -287,7 +288,7 @@ fn report(
     );
     println!(
         "probes: {}: {} times 200, {} times 503, {unanswered} unanswered, {} wrong, {} with no sample \
-         to hold them against",
+         to compare with",
         answers.len(),
         count(Some(200)),
         count(Some(503)),
@@ -295,8 +296,8 @@ fn report(
         judged.unknown
     );
     println!(
-        "meanwhile: {} clients that left, {} listener updates, {} changes of the backend, {} turns of \
-         its health",
+        "meanwhile: {} clients that left, {} listener updates, {} changes of the backend, {} of its \
+         health",
         number(&soak.leavers),
         number(&soak.updates),
         number(&soak.changes),
@@ -317,7 +318,7 @@ fn report(
         faults.push(format!("{unanswered} probes had no answer"));
     }
     if answers.is_empty() || truth.changes() == 0 || number(&soak.updates) == 0 {
-        faults.push("too short: nothing turned, or no listener was updated".to_owned());
+        faults.push("too short: nothing changed, or no listener was updated".to_owned());
     }
     // What is there to grow has grown by the second quarter, up to the allocator's own to and fro.
     let [_, early, _, late] = resident;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use e2e::config::{
-    Lds, bootstrap, bootstrap_with_fake, cluster, healthz, listener, with_tcp_check,
+    Lds, bootstrap, bootstrap_with_fake, cluster, healthz, healthz_with, listener, with_tcp_check,
 };
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin, HEALTHY, envoy_with_fake};
@@ -305,6 +305,35 @@ async fn an_unknown_flag_is_logged_once() {
     );
 }
 
+/// A probe that the filter gives up waiting for, rather than Envoy the call, is a transition like any
+/// other: Envoy stands still until both are overdue, and the filter's tick is the first to be.
+#[tokio::test]
+async fn a_probe_that_expires_is_logged() {
+    let fields = json!({"admin_timeout_ms": 1000, "max_age_ms": 0, "max_stale_ms": 0});
+    let good = Does::Answer(200, HEALTHY.to_vec());
+    let (envoy, fake, port) = envoy_with_fake(good, "1", fields).await;
+    let prober = Prober::http(port);
+    assert_eq!(prober.get("/healthz").await.status, 200);
+    fake.change_to(Does::Hang);
+    let asked = fake.requests();
+    let waiting = tokio::spawn(async move { prober.get("/healthz").await.status });
+    eventually("it waits", async || (fake.requests() > asked).then_some(())).await;
+    envoy.stand_still();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    envoy.go_on();
+    assert_eq!(waiting.await.unwrap(), 503);
+    for line in ["/healthz is unhealthy: ", "admin unavailable: "] {
+        let line = format!("envoy-healthz[default]: {line}");
+        eventually(&format!("the log says {line}"), async || {
+            (!envoy.logged(&[&line]).is_empty()).then_some(())
+        })
+        .await;
+        assert_eq!(envoy.logged(&[&line]).len(), 1, "{line}");
+    }
+    counted(&envoy, "transitions.filter.default.path./healthz", 2).await;
+    counted(&envoy, "healthy.filter.default.path./healthz", 0).await;
+}
+
 /// The filter's own configuration is replaced while probes wait: all of them are answered.
 #[tokio::test]
 async fn an_update_of_the_listener_leaves_no_probe_waiting() {
@@ -356,26 +385,83 @@ async fn an_update_of_the_listener_leaves_no_probe_waiting() {
     .await;
 }
 
-/// `fail_when_draining: false`: the admin's `/ready` is neither asked nor heeded.
+/// Which endpoints follow a drain: by their own `fail_when_draining`, else by the filter's.
 #[tokio::test]
-async fn draining_can_be_ignored() {
-    let (admin, port, strict) = (free_port(), free_port(), free_port());
+async fn draining_as_each_endpoint_says() {
+    let (admin, port, other) = (free_port(), free_port(), free_port());
+    let endpoint = |path: &str, clusters: &[&str], fail: Option<bool>| {
+        let mut endpoint = json!({"path": path, "clusters": clusters});
+        if let Some(fail) = fail {
+            endpoint["fail_when_draining"] = json!(fail);
+        }
+        endpoint
+    };
     let filter = |fail: bool| {
-        healthz(&json!({
-            "admin_cluster": "local_admin", "max_age_ms": 0, "fail_when_draining": fail,
-            "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
+        healthz_with(&json!({
+            "max_age_ms": 0, "fail_when_draining": fail,
+            "endpoints": [
+                endpoint("/service", &["c"], None),
+                endpoint("/service/always", &["c"], Some(true)),
+                endpoint("/service/never", &["c"], Some(false)),
+                endpoint("/dead/never", &["unknown"], Some(false)),
+                endpoint("/live", &[], None),
+                endpoint("/live/always", &[], Some(true)),
+                endpoint("/live/never", &[], Some(false)),
+            ],
         }))
     };
-    let listeners = vec![
-        listener(port, filter(false)),
-        listener(strict, filter(true)),
-    ];
+    let listeners = vec![listener(port, filter(true)), listener(other, filter(false))];
     let clusters = vec![cluster("c", &[("127.0.0.1", 1)])];
     let envoy = Envoy::start(&bootstrap(admin, listeners, clusters), admin).await;
-    let (lax, strict) = (Prober::http(port), Prober::http(strict));
-    for (path, expected) in [("/healthcheck/fail", 503), ("/healthcheck/ok", 200)] {
-        envoy.post(path).await;
-        assert_eq!(lax.get("/healthz").await.status, 200, "{path}");
-        assert_eq!(strict.get("/healthz").await.status, expected, "{path}");
+    let (fails, stays) = (Prober::http(port), Prober::http(other));
+    // What each says of a drain: where the filter's field is true, and where it is false.
+    let rows = [
+        ("/service", 503, 200),
+        ("/service/always", 503, 503),
+        ("/service/never", 200, 200),
+        ("/live", 503, 200),
+        ("/live/always", 503, 503),
+        ("/live/never", 200, 200),
+    ];
+    for round in ["/healthcheck/ok", "/healthcheck/fail", "/healthcheck/ok"] {
+        envoy.post(round).await;
+        let drains = round.ends_with("fail");
+        for (path, if_true, if_false) in rows {
+            for (prober, draining) in [(&fails, if_true), (&stays, if_false)] {
+                let expected = if drains { draining } else { 200 };
+                assert_eq!(prober.get(path).await.status, expected, "{round} {path}");
+            }
+        }
+        assert_eq!(fails.get("/dead/never").await.status, 503, "{round}");
+    }
+}
+
+/// A liveness endpoint that does not mind a drain needs no admin; one that does needs `/ready` alone.
+#[tokio::test]
+async fn a_liveness_endpoint_asks_for_no_more_than_it_needs() {
+    let liveness = |fail: bool| {
+        json!({
+            "max_age_ms": 0, "max_stale_ms": 0, "admin_timeout_ms": 1000, "fail_when_draining": fail,
+            "endpoints": [{"path": "/healthz", "clusters": []}],
+        })
+    };
+    for (does, fails, status) in [
+        (Does::Hang, false, 200),
+        (Does::Close, false, 200),
+        // `/ready` is answered all the same.
+        (Does::Hang, true, 200),
+        (Does::HangWhenReady(HEALTHY.to_vec()), true, 503),
+    ] {
+        let (_envoy, fake, port) = envoy_with_fake(does.clone(), "2", liveness(fails)).await;
+        let asked = fake.requests();
+        assert_eq!(
+            Prober::http(port).get("/healthz").await.status,
+            status,
+            "{does:?}"
+        );
+        let statuses = probe_at_once(port, 10).await;
+        assert_eq!(statuses, [status; 10], "{does:?}");
+        assert_eq!(fake.requests(), asked, "{does:?}: /clusters");
+        assert_eq!(fake.ready_requests() > 0, fails, "{does:?}: /ready");
     }
 }

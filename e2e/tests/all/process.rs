@@ -175,7 +175,7 @@ async fn clock_steps() {
         up = Some(TcpHost::start(host).await);
         changed(200, "is healthy").await;
         logged += 2;
-        assert_eq!(lines().len(), logged, "{step}: one line a transition");
+        assert_eq!(lines().len(), logged, "{step}: one line per state change");
     }
     // It did step.
     let today = jiff::Timestamp::now().strftime("[%Y-%m-%d").to_string();
@@ -237,7 +237,8 @@ async fn replaced_listeners_leave_nothing_behind() {
     let given = |version: u64| {
         let filter = |max_age_ms: u64, refresh_interval_ms: Option<u64>| {
             let mut filter = json!({
-                "admin_cluster": "local_admin", // No two configurations are the same.
+                "admin_cluster": "local_admin",
+                // No two configurations are the same.
                 "admin_timeout_ms": 10_000 + version,
                 "max_age_ms": max_age_ms,
                 "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
