@@ -10,9 +10,12 @@ if [ ! -d "$(rustc --print sysroot)/lib/rustlib/$target" ]; then
 fi
 # Panic messages hold source paths: name them the same on every machine.
 export RUSTFLAGS="--remap-path-prefix=$PWD=. --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
+# Cargo does not see when the linker changes.
+built=target/$target/wasm/deps/envoy_healthz.wasm
+[ "$built" -nt src/link.sh ] || rm -f "$built"
 # A cdylib alone: as long as an rlib is made beside it, cargo leaves out link-time optimization.
 cargo rustc --quiet --locked --package envoy-healthz --lib --crate-type cdylib \
-  --profile wasm --target "$target"
+  --profile wasm --target "$target" -- -C linker=src/link.sh -C linker-flavor=wasm-ld
 
 mkdir -p dist
 cp "target/$target/wasm/envoy_healthz.wasm" dist/
