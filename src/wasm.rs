@@ -27,13 +27,14 @@ use crate::host::{CallError, Host, MetricKind, Shared};
 
 proxy_wasm::main! {{
     proxy_wasm::set_log_level(LogLevel::Info);
-    proxy_wasm::set_root_context(|_| Box::new(Root { filter: None }));
+    proxy_wasm::set_root_context(|id| Box::new(Root { id, filter: None }));
 }}
 
 /// How much of a reply is copied into the machine at a time, in bytes.
 const CHUNK: usize = 64 * 1024;
 
 struct Root {
+    id: u32,
     filter: Option<Rc<Filter<Envoy>>>,
 }
 
@@ -46,6 +47,7 @@ struct Stream {
 
 /// The host of one root.
 struct Envoy {
+    root: u32,
     started: Instant,
     queue: Queue,
 }
@@ -94,7 +96,7 @@ impl RootContext for Root {
         };
         match Config::parse(&text) {
             Ok(config) => {
-                let filter = Filter::new(config, &text, Envoy::new());
+                let filter = Filter::new(config, &text, Envoy::new(self.id));
                 filter.start();
                 self.filter = Some(Rc::new(filter));
                 true
@@ -177,8 +179,9 @@ impl Drop for Stream {
 }
 
 impl Envoy {
-    fn new() -> Self {
+    fn new(root: u32) -> Self {
         Self {
+            root,
             started: Instant::now(),
             queue: Queue::register(),
         }
@@ -226,6 +229,9 @@ impl Host for Envoy {
     fn answer(&self, request: u32, response: &Response) {
         if hostcalls::set_effective_context(request).is_ok() {
             send(response);
+            // A call made after this must be the root's: the reply to one of a request that is gone
+            // is lost.
+            let _ = hostcalls::set_effective_context(self.root);
         }
     }
 

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! At most one call is under way, however many probes wait, and a failed call answers for a
-//! `max_age` like any other: probes cannot make this worker ask more than once a `max_age`.
+//! `max_age` like any other, but for 250 ms at most: probes cannot make this worker ask more often.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -27,6 +27,9 @@ pub struct Timing {
     /// How long a call may take.
     pub timeout: Duration,
 }
+
+/// How long a failed call answers at most, whatever `max_age` says: the next one may be good.
+pub const LONGEST_FAILURE: Duration = Duration::from_millis(250);
 
 /// How much later than its timeout a call may report before it is taken for lost.
 pub const GRACE: Duration = Duration::from_millis(100);
@@ -275,8 +278,10 @@ impl<T, F, W> Snapshots<T, F, W> {
         {
             return Some(Knowledge::Fresh(good.clone()));
         }
-        let failure = self.failure.as_ref();
-        let failure = failure.filter(|failure| self.is_young(failure.asked, now))?;
+        let failure = self.failure.as_ref()?;
+        if now.saturating_sub(failure.asked) >= self.timing.max_age.min(LONGEST_FAILURE) {
+            return None;
+        }
         // After a wrong reply there is nothing to fall back to.
         let nothing = || Knowledge::Nothing(Rc::clone(&failure.fault));
         Some(self.fallback(now).unwrap_or_else(nothing))
@@ -712,6 +717,18 @@ mod tests {
             assert_eq!(world.at_hand(), expected, "{end:?}");
             world.now = MAX_STALE;
             assert_eq!(world.at_hand(), Ok(None), "{end:?}");
+        }
+    }
+
+    #[test]
+    fn a_failure_does_not_answer_for_long() {
+        for end in [End::Silence, End::Wrong] {
+            let mut world = World::new(60_000, 0);
+            world.ask(end);
+            world.now = 249;
+            assert_eq!(world.at_hand(), Ok(None), "{end:?}");
+            world.now = 250;
+            assert_eq!(world.at_hand(), Err(()), "{end:?}");
         }
     }
 

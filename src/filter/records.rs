@@ -17,6 +17,9 @@ use crate::host::{Host, MetricKind};
 /// How often a worker that finds nothing new looks whether another one has.
 const COMPARE_PERIOD: Duration = Duration::from_secs(1);
 
+/// Under a tight circuit breaker one worker's call fails while another's succeeds, many times a second.
+const ADMIN_HOLD_DOWN_MS: u64 = 1000;
+
 /// How often a record is tried to be written against other workers that write it too.
 const TRIES: usize = 8;
 
@@ -35,6 +38,15 @@ pub(super) struct TransitionLog {
     seen: Cell<Option<(Health, Duration)>>,
     /// Whether this worker was asked.
     asked: Cell<bool>,
+    /// How soon after one transition the next may come, in milliseconds.
+    hold_down: u64,
+}
+
+/// Which configuration a gauge belongs to: the newest of its name that has the endpoint.
+struct Owner {
+    key: String,
+    /// Whether some worker was asked for the endpoint, under this configuration or one before it.
+    asked: bool,
 }
 
 impl TransitionLog {
@@ -47,7 +59,10 @@ impl TransitionLog {
         // A path would begin with a slash.
         let log = Self::new(key, name, "admin", format!("admin_up.filter.{name}"));
         log.asked.set(true);
-        log
+        Self {
+            hold_down: ADMIN_HOLD_DOWN_MS,
+            ..log
+        }
     }
 
     fn new(key: &str, name: &str, what: &str, gauge: String) -> Self {
@@ -57,6 +72,7 @@ impl TransitionLog {
             gauge,
             seen: Cell::new(None),
             asked: Cell::new(false),
+            hold_down: 0,
         }
     }
 }
@@ -105,15 +121,16 @@ impl<H: Host> Filter<H> {
         transition
     }
 
-    /// Sets a gauge, but for an endpoint that nobody has asked, on whichever worker: it is to raise no
-    /// alert.
+    /// Sets a gauge, but not that of a newer configuration, and not of an endpoint that nobody has
+    /// asked, on whichever worker: it is to raise no alert.
     fn show(&self, log: &TransitionLog, health: Health) {
-        let owned = self.owner(log).is_some_and(|owner| owner == self.key);
-        if !owned && !log.asked.get() {
+        let owner = self.owner(log);
+        let asked = log.asked.get() || owner.as_ref().is_some_and(|owner| owner.asked);
+        if !asked || owner.as_ref().is_some_and(|owner| owner.key != self.key) {
             return;
         }
-        if !owned {
-            self.host.write_shared(&log.owner, &self.key);
+        if owner.is_none_or(|owner| !owner.asked) {
+            self.own(log, asked);
         }
         let gauge = self.host.metric(MetricKind::Gauge, &log.gauge);
         self.host
@@ -142,6 +159,10 @@ impl<H: Host> Filter<H> {
             };
             let last = record.value.as_deref().and_then(read_transition);
             let transition = transition::compare(last, verdict, self.host.wall_clock());
+            let since = last.and_then(|last| verdict.asked.checked_sub(last.asked));
+            if transition != Transition::Same && since.is_some_and(|since| since < log.hold_down) {
+                return Transition::Outdated;
+            }
             let changed = matches!(transition, Transition::Changed { .. });
             let text = write_transition(verdict);
             if !changed || self.host.replace_shared(&log.key, &text, &record) {
@@ -151,28 +172,49 @@ impl<H: Host> Filter<H> {
         Transition::Same
     }
 
-    /// Takes a gauge over from a configuration before this one, which was asked.
+    /// Takes a gauge over from the configuration before this one.
     pub(super) fn claim(&self, log: &TransitionLog) {
-        if self.owner(log).is_some_and(|owner| owner != self.key) {
-            self.host.write_shared(&log.owner, &self.key);
-        }
+        let asked = self.owner(log).is_some_and(|owner| owner.asked);
+        self.own(log, asked);
     }
 
     /// A gauge cannot be taken back: so that an endpoint that is gone raises no alert, its gauge says
     /// healthy, unless it belongs to another configuration by now.
     pub(super) fn release(&self, log: &TransitionLog) {
-        if self.owner(log).is_some_and(|owner| owner == self.key) {
+        let Some(owner) = self.owner(log).filter(|owner| owner.key == self.key) else {
+            return;
+        };
+        if owner.asked {
             let gauge = self.host.metric(MetricKind::Gauge, &log.gauge);
             self.host.record(gauge, 1);
-            self.host.write_shared(&log.owner, "");
         }
+        self.host.write_shared(&log.owner, "");
     }
 
-    /// The configuration that a gauge belongs to; `None` if it was never set, or is released.
-    fn owner(&self, log: &TransitionLog) -> Option<String> {
-        let owner = self.host.read_shared(&log.owner)?.value?;
-        let owner = String::from_utf8(owner).ok()?;
-        (!owner.is_empty()).then_some(owner)
+    /// Whether newer configurations of the same name have all endpoints of this one: Envoy keeps a
+    /// replaced listener until it has drained, ten minutes by default.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.endpoints.iter().all(|log| {
+            let owner = self.owner(log);
+            owner.is_some_and(|owner| owner.key != self.key)
+        })
+    }
+
+    fn own(&self, log: &TransitionLog, asked: bool) {
+        let asked = if asked { " asked" } else { "" };
+        let record = format!("{}{asked}", self.key);
+        self.host.write_shared(&log.owner, &record);
+    }
+
+    /// The configuration that a gauge belongs to; `None` if there is none, or it is gone.
+    fn owner(&self, log: &TransitionLog) -> Option<Owner> {
+        let record = self.host.read_shared(&log.owner)?.value?;
+        let record = String::from_utf8(record).ok()?;
+        let key = record.split(' ').next()?;
+        (!key.is_empty()).then(|| Owner {
+            asked: record.len() > key.len(),
+            key: key.to_owned(),
+        })
     }
 
     /// Logs each unknown flag once for all workers; `seen` are those that this worker has looked at.

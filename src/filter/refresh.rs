@@ -27,10 +27,10 @@ pub(super) struct Refresh {
 enum Reply<T> {
     /// Not there yet; the call's token.
     Due(u32),
-    Came(T),
+    Came(Result<T, Fault>),
 }
 
-impl<T: Default> Reply<T> {
+impl<T> Reply<T> {
     fn is_due(&self, token: u32) -> bool {
         matches!(self, Self::Due(due) if *due == token)
     }
@@ -50,7 +50,7 @@ impl<H: Host> Filter<H> {
             Err(fault) => {
                 state.refresh = None;
                 drop(state);
-                self.complete(Err(fault));
+                self.complete(Err(fault), self.host.wall_clock());
             }
         }
     }
@@ -59,11 +59,13 @@ impl<H: Host> Filter<H> {
         let asked = self.host.wall_clock();
         let clusters = match &self.clusters_path {
             Some(path) => Reply::Due(self.call(path)?),
-            None => Reply::Came(Vec::new()),
+            None => Reply::Came(Ok(Vec::new())),
         };
         let ready = match self.config.asks_ready() {
-            true => Reply::Due(self.call("/ready")?),
-            false => Reply::Came(Ready::NotAsked),
+            true => self
+                .call("/ready")
+                .map_or_else(|fault| Reply::Came(Err(fault)), Reply::Due),
+            false => Reply::Came(Ok(Ready::NotAsked)),
         };
         Ok(Refresh {
             asked,
@@ -91,48 +93,52 @@ impl<H: Host> Filter<H> {
         let Some(mut state) = self.state() else {
             return;
         };
-        let Some(refresh) = &mut state.refresh else {
+        let Some(mut refresh) = state.refresh.take() else {
             return;
         };
-        let read = if refresh.clusters.is_due(token) {
-            pages::read_clusters(&self.names, status, body)
-                .map(|clusters| refresh.clusters = Reply::Came(clusters))
+        if refresh.clusters.is_due(token) {
+            refresh.clusters = Reply::Came(pages::read_clusters(&self.names, status, body));
         } else if refresh.ready.is_due(token) {
             let beginning = body.next().unwrap_or_default();
-            pages::read_ready(status, &beginning).map(|ready| refresh.ready = Reply::Came(ready))
-        } else {
-            return;
-        };
-        let outcome = match (read, &mut refresh.clusters, &mut refresh.ready) {
-            (Err(fault), _, _) => Err(fault),
-            (Ok(()), Reply::Came(clusters), Reply::Came(ready)) => Ok(Report {
-                clusters: std::mem::take(clusters),
-                ready: std::mem::take(ready),
-            }),
-            _ => return,
-        };
-        drop(state);
-        self.complete(outcome);
+            refresh.ready = Reply::Came(pages::read_ready(status, &beginning));
+        }
+        // A refresh ends when both calls have: one that failed at once must not lead to another
+        // refresh while the other call still hangs.
+        match refresh {
+            Refresh {
+                asked,
+                clusters: Reply::Came(clusters),
+                ready: Reply::Came(ready),
+            } => {
+                drop(state);
+                let report = clusters.and_then(|clusters| {
+                    let ready = ready?;
+                    Ok(Report { clusters, ready })
+                });
+                self.complete(report, asked);
+            }
+            refresh => state.refresh = Some(refresh),
+        }
     }
 
     /// A call whose end was never told counts as one that took too long.
     pub(super) fn give_up_lost_call(&self, now: Duration) {
-        let lost = self
-            .state()
-            .is_some_and(|state| state.snapshots.is_lost(now));
-        if lost {
-            self.complete(Err(Fault::TimedOut(Page::Clusters)));
+        let lost = self.state().filter(|state| state.snapshots.is_lost(now));
+        if let Some(mut state) = lost {
+            let refresh = state.refresh.take();
+            drop(state);
+            let asked = refresh.map_or_else(|| self.host.wall_clock(), |refresh| refresh.asked);
+            self.complete(Err(Fault::TimedOut(Page::Clusters)), asked);
         }
     }
 
     /// Keeps what a refresh learned, tells the other workers, and answers all who waited for it.
-    fn complete(&self, outcome: Result<Report, Fault>) {
+    /// It was `asked` for then, by the wall clock.
+    fn complete(&self, outcome: Result<Report, Fault>, asked: u64) {
         let now = self.host.now();
         let Some(mut state) = self.state() else {
             return;
         };
-        let asked = state.refresh.take().map(|refresh| refresh.asked);
-        let asked = asked.unwrap_or_else(|| self.host.wall_clock());
         self.metrics.count_refresh(outcome.is_ok());
         if let Ok(report) = &outcome {
             self.log_unknown_flags(&mut state.unknown_flags, report);
@@ -304,6 +310,7 @@ impl<H: Host> Filter<H> {
         let now = self.host.wall_clock();
         let wait = match shared::lease(record.value.as_deref(), now, interval) {
             Lease::Taken(wait) => wait,
+            Lease::Free(_) if self.is_replaced() => interval,
             Lease::Free(lease) => {
                 if self.host.replace_shared(&key, &lease, &record) {
                     self.ask();

@@ -545,3 +545,70 @@ fn a_configuration_that_is_gone_leaves_nothing_behind() {
     new.filter.stop();
     assert_eq!(gauge(), Some(1));
 }
+
+/// Envoy keeps a replaced listener until it has drained, ten minutes by default.
+#[test]
+fn a_configuration_that_was_replaced_goes_quiet_while_it_drains() {
+    let process = Process::new();
+    let gauge = || process.metric("healthy.filter.default.path./healthz");
+    let refreshes = |world: &World, page: &str| {
+        let mut count = 0;
+        for _ in 0..10 {
+            process.pass(110);
+            world.filter.tick();
+            while !world.worker.calls.borrow().is_empty() {
+                world.reply(Some(200), page);
+                count += 1;
+            }
+        }
+        count
+    };
+    let old = worker(&process, r#", "refresh_interval_ms": 100"#);
+    refreshes(&old, DOWN);
+    assert_eq!(old.probe("/healthz"), Some(503));
+    assert_eq!(gauge(), Some(0));
+    let new = worker(&process, r#", "refresh_interval_ms": 101"#);
+    assert!(refreshes(&new, UP) >= 9);
+    assert_eq!(gauge(), Some(1));
+    assert_eq!(refreshes(&old, DOWN), 0);
+    // A connection of before still asks it.
+    assert_eq!(old.probe_and_reply(Some(200), DOWN), 503);
+    assert_eq!(gauge(), Some(1), "the newer configuration's");
+    // The newer one was refused: the old one goes on.
+    new.filter.stop();
+    assert!(refreshes(&old, DOWN) >= 9);
+    assert_eq!(gauge(), Some(0));
+}
+
+#[test]
+fn an_admin_that_comes_and_goes_floods_no_log() {
+    let process = Process::new();
+    let (one, two) = (worker(&process, ""), worker(&process, ""));
+    two.worker.refuses_calls.set(Some(CallError::NotSent));
+    for _ in 0..20 {
+        process.pass(250);
+        assert_eq!(one.probe_and_reply(Some(200), UP), 200);
+        assert_eq!(two.probe("/healthz"), None);
+        two.filter.woken();
+        assert_eq!(two.last_answer(), 200);
+    }
+    // 5 seconds.
+    assert!(process.logged("admin ") <= 5, "{:?}", process.log.borrow());
+}
+
+/// Of two calls one fails at once and the other hangs: no refresh comes on top of it.
+#[test]
+fn a_refresh_ends_when_both_calls_have() {
+    let process = Process::new();
+    let text = r#"{"admin_cluster": "admin", "max_age_ms": 0, "endpoints": [{"path": "/healthz", "clusters": ["c"]}]}"#;
+    let world = worker_with(&process, text);
+    assert_eq!(world.probe("/healthz"), None);
+    world.filter.woken();
+    world.reply(Some(403), "");
+    world.pass(100);
+    assert_eq!(world.worker.calls.borrow().len(), 1);
+    assert_eq!(*world.worker.answers.borrow(), []);
+    world.reply(Some(200), "LIVE\n");
+    assert_eq!(world.last_answer(), 503);
+    assert_eq!(process.logged("/clusters answered 403: allow_paths"), 2);
+}
