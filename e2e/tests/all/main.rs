@@ -3,9 +3,11 @@
 mod admin;
 mod answers;
 mod backends;
+mod balancers;
 mod busy;
 mod clients;
 mod configuration;
+mod dashboard;
 mod endpoints;
 mod flood;
 mod judgement;
