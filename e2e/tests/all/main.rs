@@ -10,6 +10,7 @@ mod configuration;
 mod dashboard;
 mod endpoints;
 mod flood;
+mod from_lua;
 mod judgement;
 mod lua;
 mod metrics;
