@@ -1,0 +1,62 @@
+//! What the filter asks of Envoy, free of pointers: [`crate::ffi`] implements it for a real Envoy, the
+//! tests for one of their own.
+
+use std::borrow::Cow;
+
+use healthz_core::view::Counts;
+
+/// Where a line of log stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Something worth knowing.
+    Info,
+    /// An endpoint is unhealthy.
+    Warn,
+    /// A configuration is refused, or there is a fault in this module.
+    Error,
+}
+
+/// What Envoy calls a counter or a gauge; its labels' values come with each use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric(pub usize);
+
+/// An answer, ready to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// All headers but those that Envoy adds itself; `:status` first.
+    pub headers: Vec<(&'static str, Cow<'static, str>)>,
+    /// The body; empty for a HEAD.
+    pub body: Cow<'static, str>,
+}
+
+/// A filter's configuration while Envoy loads it.
+pub trait Setup {
+    /// Makes a counter with these labels. It appears with its first use.
+    fn counter(&self, name: &str, labels: &[&str]) -> Option<Metric>;
+    /// Makes a gauge with these labels. It appears with its first use.
+    fn gauge(&self, name: &str, labels: &[&str]) -> Option<Metric>;
+    /// Writes a line to Envoy's log.
+    fn log(&self, level: Level, line: &str);
+}
+
+/// One HTTP request, while one of its hooks runs. All answers are this worker's own view.
+pub trait Request {
+    /// The value of a request header; empty if there is none.
+    fn header(&self, name: &str) -> &[u8];
+    /// The name of the cluster that the request's route leads to.
+    fn route_cluster(&self) -> Option<&[u8]>;
+    /// How many hosts that cluster has at one priority; `None` if it has no such priority.
+    fn route_cluster_hosts(&self, priority: u32) -> Option<Counts>;
+    /// Whether some connection of this worker has our network filter, by which any cluster can be
+    /// asked for.
+    fn has_network_filter(&self) -> bool;
+    /// How many hosts the cluster of this name has at one priority; `None` if it has no such priority,
+    /// if Envoy does not know it or is still warming it, or without a network filter.
+    fn hosts(&self, cluster: &str, priority: u32) -> Option<Counts>;
+    /// Adds one to a counter.
+    fn count(&self, counter: Metric, labels: &[&str]);
+    /// Sets a gauge.
+    fn set(&self, gauge: Metric, labels: &[&str], value: u64);
+    /// Writes a line to Envoy's log.
+    fn log(&self, level: Level, line: &str);
+}

@@ -1,0 +1,145 @@
+//! What all workers share: the last verdict on each endpoint, so that a change is logged once.
+//!
+//! A worker learns of a host's health when its turn comes; for a moment two of them can differ. So a
+//! verdict counts as one that rests on knowledge [`WORKER_LAG`] old: within that time of a change
+//! nobody changes it back.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::time::Instant;
+
+use healthz_core::judgement::Health;
+use healthz_core::transition::{Record, Transition, compare};
+
+/// How long a worker may take to learn what another one knows, in milliseconds.
+const WORKER_LAG: u64 = 100;
+
+/// The last verdicts of a configuration's endpoints, for the whole process.
+#[derive(Debug)]
+pub struct Records(Vec<Slot>);
+
+/// A [`Record`] in one word: the time, and below it two bits, which are 0 if there is none.
+#[derive(Debug, Default)]
+struct Slot(AtomicU64);
+
+/// Records by the text of their configuration. Two listeners with one text share them, and a listener
+/// that is replaced finds those of the old one.
+static SHARED: Mutex<Vec<Shared>> = Mutex::new(Vec::new());
+
+type Shared = (Box<[u8]>, Weak<Records>);
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+impl Records {
+    /// Those of this configuration, which has so many endpoints.
+    pub fn of(text: &[u8], endpoints: usize) -> Arc<Self> {
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.retain(|(_, records)| records.strong_count() > 0);
+        let known = shared.iter().find(|(key, _)| **key == *text);
+        if let Some(records) = known.and_then(|(_, records)| records.upgrade()) {
+            return records;
+        }
+        let slots = (0..endpoints).map(|_| Slot::default()).collect();
+        let records = Arc::new(Self(slots));
+        shared.push((text.into(), Arc::downgrade(&records)));
+        records
+    }
+
+    /// Compares a verdict on an endpoint with the last one, and records it if it differs.
+    pub fn update(&self, endpoint: usize, health: Health) -> Transition {
+        self.update_at(endpoint, health, || {
+            let since = START.elapsed().as_millis();
+            // A record of the very first moment must not look younger than what comes after it.
+            WORKER_LAG + u64::try_from(since).unwrap_or(u64::MAX >> 2)
+        })
+    }
+
+    fn update_at(&self, endpoint: usize, health: Health, now: impl Fn() -> u64) -> Transition {
+        let Some(Slot(slot)) = self.0.get(endpoint) else {
+            return Transition::Same;
+        };
+        let mut word = slot.load(Ordering::Relaxed);
+        loop {
+            let last = unpack(word);
+            // The usual case, without a look at the clock.
+            if last.is_some_and(|last| last.health == health) {
+                return Transition::Same;
+            }
+            let now = now();
+            let asked = now.saturating_sub(WORKER_LAG);
+            let transition = compare(last, Record { health, asked }, now);
+            let Transition::Changed { .. } = transition else {
+                return transition;
+            };
+            let new = pack(Record { health, asked: now });
+            match slot.compare_exchange(word, new, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return transition,
+                Err(other) => word = other,
+            }
+        }
+    }
+
+    /// The last verdict on an endpoint.
+    pub fn last(&self, endpoint: usize) -> Option<Health> {
+        let Slot(slot) = self.0.get(endpoint)?;
+        Some(unpack(slot.load(Ordering::Relaxed))?.health)
+    }
+}
+
+fn pack(record: Record) -> u64 {
+    let health = match record.health {
+        Health::Healthy => 1,
+        Health::Unhealthy => 2,
+    };
+    record.asked << 2 | health
+}
+
+fn unpack(word: u64) -> Option<Record> {
+    let health = match word & 3 {
+        1 => Health::Healthy,
+        2 => Health::Unhealthy,
+        _ => return None,
+    };
+    let asked = word >> 2;
+    Some(Record { health, asked })
+}
+
+#[cfg(test)]
+mod tests {
+    use Health::{Healthy, Unhealthy};
+
+    use super::*;
+
+    #[test]
+    fn a_change_is_one_for_all_workers() {
+        let records = Records::of(b"changes", 2);
+        let changed = |first| Transition::Changed { first };
+        for (now, health, expected) in [
+            (1000, Healthy, changed(true)),
+            (1001, Healthy, Transition::Same),
+            (5000, Unhealthy, changed(false)),
+            (5000, Unhealthy, Transition::Same),
+            // Another worker, which has not heard of it yet.
+            (5001, Healthy, Transition::Outdated),
+            (5099, Healthy, Transition::Outdated),
+            (5100, Healthy, changed(false)),
+            (5100, Unhealthy, Transition::Outdated),
+        ] {
+            assert_eq!(records.update_at(0, health, || now), expected, "{now}");
+        }
+        assert_eq!(records.last(0), Some(Healthy));
+        assert_eq!(records.last(1), None);
+        assert_eq!(records.update(2, Healthy), Transition::Same);
+        assert_eq!(records.update(1, Unhealthy), changed(true));
+    }
+
+    #[test]
+    fn one_text_shares_and_another_does_not() {
+        let first = Records::of(b"one", 1);
+        first.update(0, Healthy);
+        assert_eq!(Records::of(b"one", 1).last(0), Some(Healthy));
+        assert_eq!(Records::of(b"other", 1).last(0), None);
+        drop(first);
+        assert_eq!(Records::of(b"one", 1).last(0), None);
+    }
+}

@@ -1,0 +1,103 @@
+//! What the worker knows of an endpoint's clusters, as the core's [`View`].
+//!
+//! Two ways lead to a cluster. A connection that has our network filter can ask for any cluster by its
+//! name. Without one the request itself can ask for the cluster that its route leads to, and for no
+//! other: enough for an endpoint of that one cluster. Either way the name asked for is the
+//! configuration's; nothing that a client sends chooses it.
+
+use std::fmt;
+
+use healthz_core::config::Endpoint;
+use healthz_core::view::{ClusterView, Counts, Override, View};
+
+use crate::envoy::Request;
+
+/// The clusters as this worker's load balancers see them, while one hook runs.
+pub struct WorkerView<'a> {
+    request: &'a dyn Request,
+    way: Way<'a>,
+}
+
+/// How clusters are asked for.
+enum Way<'a> {
+    NetworkFilter,
+    Route,
+    None(NoWay<'a>),
+}
+
+/// Why a cluster cannot be asked for.
+struct NoWay<'a> {
+    cluster: &'a str,
+    route: Option<&'a [u8]>,
+}
+
+impl<'a> WorkerView<'a> {
+    /// Finds the way to all clusters of this endpoint.
+    pub fn new(request: &'a dyn Request, endpoint: &'a Endpoint) -> Self {
+        let way = if endpoint.clusters.is_empty() || request.has_network_filter() {
+            Way::NetworkFilter
+        } else {
+            let route = request.route_cluster();
+            let mut others = endpoint
+                .clusters
+                .iter()
+                .map(|rule| rule.name.as_str())
+                .filter(|name| route != Some(name.as_bytes()));
+            match others.next() {
+                None => Way::Route,
+                Some(cluster) => Way::None(NoWay { cluster, route }),
+            }
+        };
+        Self { request, way }
+    }
+}
+
+impl View for WorkerView<'_> {
+    fn cluster(&self, name: &str) -> Option<ClusterView<'_>> {
+        let counts = match self.way {
+            Way::NetworkFilter => sum(|priority| self.request.hosts(name, priority)),
+            Way::Route => sum(|priority| self.request.route_cluster_hosts(priority)),
+            Way::None(_) => None,
+        };
+        Some(ClusterView {
+            counts: counts?,
+            hosts: &[],
+        })
+    }
+
+    fn overridden(&self) -> Option<Override<'_>> {
+        match &self.way {
+            Way::NetworkFilter | Way::Route => None,
+            Way::None(why) => Some(Override::NoKnowledge(why)),
+        }
+    }
+}
+
+/// Adds up all priorities, which have no gaps; `None` if there is not even the first.
+fn sum(hosts: impl Fn(u32) -> Option<Counts>) -> Option<Counts> {
+    (0..=HIGHEST_PRIORITY)
+        .map_while(hosts)
+        .reduce(|sum, more| Counts {
+            total: sum.total + more.total,
+            healthy: sum.healthy + more.healthy,
+            degraded: sum.degraded + more.degraded,
+            excluded: 0,
+        })
+}
+
+/// Envoy takes priorities up to this one.
+const HIGHEST_PRIORITY: u32 = 128;
+
+impl fmt::Display for NoWay<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cluster = self.cluster;
+        write!(
+            f,
+            "no way to ask for cluster {cluster:?}: its listener has no network filter of this module, and the route leads to "
+        )?;
+        match self.route {
+            None => f.write_str("no cluster that Envoy knows"),
+            Some(other) => write!(f, "{:?}", String::from_utf8_lossy(other)),
+        }
+    }
+}
