@@ -11,7 +11,7 @@ CARGO_CYCLONEDX := 0.5.9
 ZIZMOR := 1.32.0
 CHECK_JSONSCHEMA := 0.39.0
 
-.PHONY: help demo run test dist test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs build wasm trap envoy promtool tools release version lint-workflows
+.PHONY: help demo run test dist test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs build wasm trap envoy promtool tools release version lint-workflows module panicking-module
 .DEFAULT_GOAL := help
 
 # Says that a command cannot run here, and why. With STRICT=1, as in .ci/run, that fails.
@@ -21,6 +21,7 @@ help:
 	@echo "make demo    see /healthz follow a gRPC backend that stops and starts"
 	@echo "make run     the same left running, for your own curl and grpcurl"
 	@echo "make test    every test"
+	@echo "make module  the filter as a native dynamic module"
 	@echo "make test-compose  docker-compose.yml with a real Docker engine"
 	@echo "make test-gke      the manifests of envoy/gke, rendered and validated"
 	@echo "make rehearsal     two pods behind a load balancer: what each way costs"
@@ -161,7 +162,7 @@ docs:
 	@command -v mdbook >/dev/null || cargo install --quiet --locked --no-default-features mdbook@$(MDBOOK)
 	mdbook build
 
-build: wasm trap envoy
+build: wasm trap module panicking-module envoy
 	cargo build --quiet --locked --workspace
 
 wasm: tools
@@ -171,6 +172,30 @@ wasm: tools
 trap: tools
 	cargo rustc --quiet --locked --package envoy-healthz --lib --crate-type cdylib \
 	  --profile wasm --target wasm32-wasip1 --target-dir target/trap -- --cfg trap
+
+# The native module, linked by Zig against an old glibc and without libgcc_s, which Envoy's images may
+# lack. MODULE_TARGET=aarch64-unknown-linux-gnu cross-builds it, beside the other.
+MODULE_TARGET ?= $(shell uname -m)-unknown-linux-gnu
+GLIBC := 2.28
+ZIGBUILD := 0.24.1
+ZIG := 0.17.1
+MODULE := libenvoy_healthz$(if $(filter $(shell uname -m)-%,$(MODULE_TARGET)),,-$(firstword $(subst -, ,$(MODULE_TARGET)))).so
+
+module: .tools/zig
+	rustup target add $(MODULE_TARGET) 2>/dev/null
+	CARGO_ZIGBUILD_ZIG_PATH=$(CURDIR)/.tools/zig/ziglang/zig .tools/zig/bin/cargo-zigbuild zigbuild \
+	  --quiet --locked --package envoy-healthz-module --profile module --target $(MODULE_TARGET).$(GLIBC)
+	@mkdir -p dist
+	install target/$(MODULE_TARGET)/module/libenvoy_healthz_module.so dist/$(MODULE)
+	@echo dist/$(MODULE)
+
+.tools/zig:
+	python3 -m pip install --quiet --no-deps --target $@ cargo-zigbuild==$(ZIGBUILD) ziglang==$(ZIG)
+
+# The module with panics in it, for e2e/tests/all/module: in the hook that the environment names.
+panicking-module:
+	RUSTFLAGS="--cfg panic_test" cargo build --quiet --locked --package envoy-healthz-module --target-dir target/panicking
+	install target/panicking/debug/libenvoy_healthz_module.so target/panicking/libenvoy_healthz.so
 
 envoy: $(ENVOY)
 

@@ -96,7 +96,7 @@ impl Filter {
         request: &dyn Request,
         view: &WorkerView<'_>,
     ) {
-        if let Transition::Changed { first } = self.records.update(probe.index, health) {
+        if let Transition::Changed { .. } = self.records.update(probe.index, health) {
             let line = judge(probe.endpoint, view).line(&probe.endpoint.path);
             let level = match health {
                 Health::Healthy => Level::Info,
@@ -106,9 +106,7 @@ impl Filter {
                 level,
                 &format!("envoy-healthz[{}]: {line}", self.config.name),
             );
-            if !first {
-                self.count(self.stats.transitions, probe, None, request);
-            }
+            self.count(self.stats.transitions, probe, None, request);
         }
         let (Some(shown), Some(last)) =
             (self.shown.get(probe.index), self.records.last(probe.index))

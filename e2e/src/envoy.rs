@@ -2,13 +2,13 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::prober::{Answer, Prober};
-use crate::{Signal, certificate, end, eventually, free_port, root, send_signal, wasm};
+use crate::{Signal, certificate, end, eventually, free_port, module, root, send_signal, wasm};
 
 /// A running Envoy; its log is printed if the test that holds it panics.
 pub struct Envoy {
@@ -73,6 +73,7 @@ impl Envoy {
             .args(unless("--concurrency", &["--concurrency", "2"]))
             .args(unless("--restart-epoch", &["--disable-hot-restart"]))
             .args(arguments)
+            .env(module::SEARCH_PATH, module::search_path())
             .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(log)
@@ -135,6 +136,11 @@ impl Envoy {
         send_signal(&self.child, Signal::Continue);
     }
 
+    /// Ends it with SIGTERM.
+    pub fn stop(mut self) -> ExitStatus {
+        end(&mut self.child)
+    }
+
     /// Ends it at once, whatever it is busy with.
     pub fn kill(mut self) {
         let _ = self.child.kill();
@@ -182,6 +188,12 @@ fn status_of(folder: &Path, name: &str) -> Option<u64> {
 
 /// What `envoy --mode validate` says of a configuration: whether it is good, and the log.
 pub fn validate(config: &str) -> (bool, String) {
+    let (exit, log) = validate_in(config, &[]);
+    (exit.success(), log)
+}
+
+/// The same in an environment with these variables, with how Envoy ended.
+pub fn validate_in(config: &str, variables: &[(&str, &Path)]) -> (ExitStatus, String) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = dir.path().join("envoy.yaml");
     fs::write(&path, config).expect("the configuration can be written");
@@ -189,10 +201,12 @@ pub fn validate(config: &str) -> (bool, String) {
         .arg("-c")
         .arg(&path)
         .args(["--mode", "validate", "-l", "error"])
+        .env(module::SEARCH_PATH, module::search_path())
+        .envs(variables.iter().copied())
         .output()
         .expect("envoy runs");
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
-    (output.status.success(), log)
+    (output.status, log)
 }
 
 /// One of our configurations with the files of this machine in the place of the container's.

@@ -14,6 +14,7 @@ mod from_lua;
 mod judgement;
 mod lua;
 mod metrics;
+mod module;
 mod operations;
 mod process;
 mod recipes;

@@ -1,0 +1,100 @@
+//! Configurations: as JSON and as plain YAML, and what is refused.
+
+use e2e::config::{bootstrap, cluster, listener};
+use e2e::envoy::{Envoy, validate};
+use e2e::prober::Prober;
+use e2e::{free_port, module};
+use serde_json::{Value, json};
+
+fn check(filter: Value, line: &str) {
+    module::folder();
+    let listeners = vec![listener(10_000, filter)];
+    let (good, log) = validate(&bootstrap(10_001, listeners, vec![]).to_string());
+    assert!(!good, "Envoy takes it: {line}");
+    let ours: Vec<_> = log
+        .lines()
+        .filter(|entry| entry.contains("envoy-healthz: "))
+        .collect();
+    assert_eq!(ours.len(), 1, "{line}: {log}");
+    assert!(ours[0].contains(line), "{line:?} is not in {:?}", ours[0]);
+}
+
+#[test]
+fn a_bad_one_is_refused_with_its_line() {
+    check(
+        module::filter_text(""),
+        "envoy-healthz: configuration: is empty; give {\"endpoints\"",
+    );
+    check(
+        module::filter_text("{"),
+        "envoy-healthz: configuration: EOF while parsing",
+    );
+    let endpoints = json!([{"path": "/healthz", "clusters": ["a"]}]);
+    for (field, value, reason) in [
+        ("admin_cluster", json!("a"), "it asks no admin"),
+        ("admin_timeout_ms", json!(1000), "it asks no admin"),
+        ("max_age_ms", json!(0), "it has no snapshot"),
+        ("max_stale_ms", json!(0), "it has no snapshot"),
+        ("refresh_interval_ms", json!(100), "it has no snapshot"),
+        (
+            "fail_when_draining",
+            json!(true),
+            "put Envoy's health_check filter",
+        ),
+    ] {
+        let config = json!({field: value, "endpoints": endpoints});
+        for filter in [module::filter(&config), module::filter_of_struct(&config)] {
+            check(
+                filter,
+                &format!("envoy-healthz: {field}: is not for the dynamic module"),
+            );
+        }
+        check(module::filter(&config), reason);
+    }
+    let endpoint = json!({"path": "/", "clusters": [], "fail_when_draining": true});
+    check(
+        module::filter(&json!({"endpoints": [endpoint]})),
+        "envoy-healthz: endpoints[0].fail_when_draining: is not for the dynamic module",
+    );
+    check(
+        module::filter(&json!({"endpoints": [{"path": "healthz", "clusters": ["a"]}]})),
+        r#"envoy-healthz: endpoints[0].path: must start with '/', got "healthz""#,
+    );
+    let mut absent = module::filter_text("");
+    let fields = absent["typed_config"].as_object_mut().unwrap();
+    fields.remove("filter_config");
+    check(absent, "envoy-healthz: configuration: is empty");
+}
+
+/// A Struct knows no integers but numbers; they are read as integers where they are.
+#[tokio::test]
+async fn json_and_yaml_are_the_same() {
+    let config = json!({
+        "name": "one", "endpoints": [
+            {"path": "/two", "clusters": [{"name": "c", "min_healthy": 2}], "details": true},
+            {"path": "/all", "clusters": [{"name": "c", "min_healthy": "100%"}]},
+        ],
+    });
+    let (admin, first, second) = (free_port(), free_port(), free_port());
+    let listeners = [
+        (first, module::filter(&config)),
+        (second, module::filter_of_struct(&config)),
+    ]
+    .map(|(port, filter)| module::with_network_filter(listener(port, filter)));
+    let clusters = vec![cluster("c", &[("127.0.0.1", 1)])];
+    let config = bootstrap(admin, listeners.into(), clusters);
+    let envoy = Envoy::start(&config, admin).await;
+    for port in [first, second] {
+        let answer = Prober::http(port).get("/two?verbose").await;
+        assert_eq!(
+            answer.body,
+            "[-]c 1/1 healthy, 2 needed\nhealthz check failed\n"
+        );
+        assert_eq!(Prober::http(port).get("/all").await.status, 200);
+    }
+    assert!(
+        !envoy
+            .logged(&["envoy-healthz[one]: /all is healthy"])
+            .is_empty()
+    );
+}
