@@ -17,11 +17,12 @@
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
+use std::mem::transmute;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{null, null_mut};
 use std::rc::Rc;
 use std::slice;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use healthz_core::view::Counts;
 
@@ -46,14 +47,49 @@ struct Header {
 /// What Envoy calls one of its objects, or we one of ours.
 type Pointer = *mut c_void;
 
-/// Declares what Envoy's executable exports, all with one prefix.
+/// Declares what Envoy's executable exports, all with one prefix. Each is looked up by its name when
+/// the module is loaded, so that an Envoy without it is told so and not only that it cannot load a file.
 macro_rules! callbacks {
     ($($name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?;)*) => {
-        unsafe extern "C" { $(
-            #[link_name = concat!("envoy_dynamic_module_callback_", stringify!($name))]
-            fn $name($($argument: $type),*) $(-> $result)?;
-        )* }
+        struct Callbacks {
+            $($name: unsafe extern "C" fn($($type),*) $(-> $result)?,)*
+        }
+
+        impl Callbacks {
+            /// All of them, or the name of the first that Envoy lacks.
+            fn find() -> Result<Self, &'static str> {
+                Ok(Self { $($name: {
+                    let symbol = concat!("envoy_dynamic_module_callback_", stringify!($name), "\0");
+                    // SAFETY: the name ends with a zero; nothing is called.
+                    let found = unsafe { dlsym(null_mut(), symbol.as_ptr().cast()) };
+                    if found.is_null() {
+                        return Err(stringify!($name));
+                    }
+                    // SAFETY: Envoy's function of this name has had this signature since 1.38.
+                    unsafe {
+                        transmute::<Pointer, unsafe extern "C" fn($($type),*) $(-> $result)?>(found)
+                    }
+                },)* })
+            }
+        }
+
+        $(unsafe fn $name($($argument: $type),*) $(-> $result)? {
+            match CALLBACKS.get() {
+                // SAFETY: the caller's promise.
+                Some(callbacks) => unsafe { (callbacks.$name)($($argument),*) },
+                // The module was never loaded; then nothing calls this either.
+                None => Default::default(),
+            }
+        })*
     };
+}
+
+/// Set when the module is loaded.
+static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
+
+unsafe extern "C" {
+    /// The C library's: a null for `library` looks among what the executable exports.
+    fn dlsym(library: Pointer, symbol: *const c_char) -> Pointer;
 }
 
 // Enums are C ints. `config` is what `config_new` is given, `filter` what `new` is given.
@@ -147,6 +183,10 @@ fn panic_if_wanted(hook: &str) {
 }
 
 fn write_line(level: Level, line: &str) {
+    if CALLBACKS.get().is_none() {
+        // While the module is loaded, or where it cannot be: Envoy's log goes there too.
+        eprintln!("{line}");
+    }
     let level = match level {
         Level::Info => 2,
         Level::Warn => 3,
@@ -184,7 +224,7 @@ impl Setup for Loading<'_> {
     }
 }
 
-type Define = unsafe extern "C" fn(Pointer, Buffer, *const Buffer, usize, *mut usize) -> c_int;
+type Define = unsafe fn(Pointer, Buffer, *const Buffer, usize, *mut usize) -> c_int;
 
 fn define(define: Define, config: Pointer, name: &str, labels: &[&str]) -> Option<Metric> {
     let mut id = 0;
@@ -341,10 +381,21 @@ impl Held {
     }
 }
 
-/// Says which ABI this module speaks.
+/// Says which ABI this module speaks; a null refuses an Envoy that lacks what is used here.
 #[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_on_program_init() -> *const c_char {
-    guard("program_init", null, || ABI.as_ptr())
+    guard("program_init", null, || match Callbacks::find() {
+        Ok(found) => {
+            CALLBACKS.get_or_init(|| found);
+            ABI.as_ptr()
+        }
+        Err(missing) => {
+            let need = "take Envoy 1.38 or later, or the wasm build";
+            let line = format!("envoy-healthz: this Envoy has no {missing} for modules: {need}");
+            write_line(Level::Error, &line);
+            null()
+        }
+    })
 }
 
 /// Reads the configuration; a null refuses it.

@@ -2,7 +2,7 @@
 //!
 //! In the order of a probe's way:
 //!
-//! 1. `ffi`: Envoy's ABI, the one file with `unsafe`; not in unit tests, which have no Envoy.
+//! 1. `ffi`: Envoy's ABI, the one file with `unsafe`.
 //! 2. [`envoy`]: what the filter asks of Envoy, free of pointers.
 //! 3. [`config`]: the shared configuration less what concerns the admin.
 //! 4. [`filter`]: a request, to its answer, stats and log lines.
@@ -10,7 +10,6 @@
 //! 6. [`connections`]: the network filters by which any cluster can be asked for.
 //! 7. [`record`]: what all workers share: the last verdict of each endpoint.
 
-#[cfg(not(test))]
 mod ffi;
 
 pub mod config;

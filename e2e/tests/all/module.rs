@@ -5,6 +5,7 @@ mod configuration;
 mod judgement;
 mod listeners;
 mod panics;
+mod shipped;
 mod signatures;
 mod timing;
 
