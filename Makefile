@@ -11,7 +11,7 @@ CARGO_CYCLONEDX := 0.5.9
 ZIZMOR := 1.32.0
 CHECK_JSONSCHEMA := 0.39.0
 
-.PHONY: help demo run test dist test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs build wasm trap envoy promtool tools release version lint-workflows module panicking-module
+.PHONY: help demo run test dist test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs build wasm trap envoy promtool tools release version lint-workflows module panicking-module test-module-valgrind
 .DEFAULT_GOAL := help
 
 # Says that a command cannot run here, and why. With STRICT=1, as in .ci/run, that fails.
@@ -76,6 +76,17 @@ test-matrix: build
 
 test-e2e: envoy promtool
 	cargo test --locked --package e2e --test all -- --skip flood --skip rehearsal
+
+# The module's tests, less what is about time, on an Envoy under valgrind: no error may lead to our file.
+VALGRIND_LOGS := $(CURDIR)/target/valgrind
+
+test-module-valgrind: module envoy
+	@command -v valgrind >/dev/null || (apt-get update -qq && apt-get install -qq -y valgrind)
+	@rm -rf $(VALGRIND_LOGS) && mkdir -p $(VALGRIND_LOGS)
+	ENVOY=$(CURDIR)/e2e/valgrind-envoy.sh VALGRIND_ENVOY=$(ENVOY) VALGRIND_LOGS=$(VALGRIND_LOGS) \
+	  cargo test --locked --package e2e --test all module:: -- --test-threads 2 --skip timing --skip panics --skip configuration
+	@if grep -rl libenvoy_healthz $(VALGRIND_LOGS); then cat $(VALGRIND_LOGS)/*; exit 1; fi
+	@echo "test-module-valgrind: nothing leads to libenvoy_healthz.so"
 
 # A while of each fuzz target, with the nightly at hand.
 FUZZ_SECONDS := 30

