@@ -220,3 +220,6 @@ fn text_of(status: u32) -> &'static str {
         _ => "503",
     }
 }
+
+#[cfg(test)]
+mod tests;

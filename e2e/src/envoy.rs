@@ -137,7 +137,7 @@ impl Envoy {
     }
 
     /// Ends it with SIGTERM.
-    pub fn stop(mut self) -> ExitStatus {
+    pub fn stop(&mut self) -> ExitStatus {
         end(&mut self.child)
     }
 

@@ -15,6 +15,7 @@ mod judgement;
 mod lua;
 mod metrics;
 mod module;
+mod old_envoy;
 mod operations;
 mod process;
 mod recipes;
