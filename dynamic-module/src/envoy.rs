@@ -53,8 +53,8 @@ pub trait Request {
     /// How many hosts the cluster of this name has at one priority; `None` if it has no such priority,
     /// if Envoy does not know it or is still warming it, or without a network filter.
     fn hosts(&self, cluster: &str, priority: u32) -> Option<Counts>;
-    /// Adds one to a counter.
-    fn count(&self, counter: Metric, labels: &[&str]);
+    /// Adds to a counter.
+    fn count(&self, counter: Metric, labels: &[&str], value: u64);
     /// Sets a gauge.
     fn set(&self, gauge: Metric, labels: &[&str], value: u64);
     /// Writes a line to Envoy's log.

@@ -287,10 +287,10 @@ impl Request for Stream<'_> {
         })
     }
 
-    fn count(&self, counter: Metric, labels: &[&str]) {
+    fn count(&self, counter: Metric, labels: &[&str], value: u64) {
         with_labels(labels, |labels, count| {
             // SAFETY: the pointer is of the request whose hook runs; Envoy checks id and labels.
-            unsafe { http_filter_increment_counter(self.0, counter.0, labels, count, 1) }
+            unsafe { http_filter_increment_counter(self.0, counter.0, labels, count, value) }
         });
     }
 

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use healthz_core::answer::{self, Age, RequestKind, Response};
 use healthz_core::config::Endpoint;
@@ -10,25 +9,16 @@ use healthz_core::judgement::{Health, judge};
 use healthz_core::transition::Transition;
 
 use crate::config::Config;
-use crate::envoy::{Answer, Level, Metric, Request, Setup};
+use crate::envoy::{Answer, Level, Request, Setup};
 use crate::record::Records;
 use crate::source::WorkerView;
+use crate::stats::Stats;
 
 /// A checked configuration and what belongs to it, shared by all workers.
 pub struct Filter {
     config: Config,
     records: Arc<Records>,
     stats: Stats,
-    /// What the gauge of each endpoint was set to last under this configuration: its stats are its own.
-    shown: Vec<AtomicU8>,
-}
-
-/// Our metrics. Prometheus shows them as `envoy_healthz_...` if the module's `metrics_namespace` is
-/// `healthz`.
-struct Stats {
-    probes: Option<Metric>,
-    transitions: Option<Metric>,
-    healthy: Option<Metric>,
 }
 
 /// One request for an endpoint's path.
@@ -45,12 +35,7 @@ impl Filter {
         match Config::parse(text) {
             Ok(config) => Some(Self {
                 records: Records::of(text, config.endpoints.len()),
-                stats: Stats::new(setup),
-                shown: config
-                    .endpoints
-                    .iter()
-                    .map(|_| AtomicU8::new(NOT_SHOWN))
-                    .collect(),
+                stats: Stats::new(setup, config.endpoints.len()),
                 config,
             }),
             Err(fault) => {
@@ -84,7 +69,7 @@ impl Filter {
         if kind != RequestKind::OtherMethod {
             self.note(&probe, Health::from(code == 200), request, &view);
         }
-        self.count(self.stats.probes, &probe, Some(code), request);
+        self.stats.probe(&self.config, probe.index, code, request);
         Some(Answer::new(response, method == b"HEAD"))
     }
 
@@ -106,50 +91,11 @@ impl Filter {
                 level,
                 &format!("envoy-healthz[{}]: {line}", self.config.name),
             );
-            self.count(self.stats.transitions, probe, None, request);
+            let path = &probe.endpoint.path;
+            self.stats.transition(&self.config, path, request);
         }
-        let (Some(shown), Some(last)) =
-            (self.shown.get(probe.index), self.records.last(probe.index))
-        else {
-            return;
-        };
-        let value = u8::from(last == Health::Healthy);
-        if shown.load(Ordering::Relaxed) != value
-            && let Some(gauge) = self.stats.healthy
-        {
-            shown.store(value, Ordering::Relaxed);
-            let labels = [self.config.name.as_str(), &probe.endpoint.path];
-            request.set(gauge, &labels, u64::from(value));
-        }
-    }
-
-    fn count(
-        &self,
-        counter: Option<Metric>,
-        probe: &Probe<'_>,
-        code: Option<u32>,
-        request: &dyn Request,
-    ) {
-        let Some(counter) = counter else { return };
-        let (name, path) = (self.config.name.as_str(), probe.endpoint.path.as_str());
-        match code {
-            None => request.count(counter, &[name, path]),
-            Some(200) => request.count(counter, &[name, path, "200"]),
-            Some(405) => request.count(counter, &[name, path, "405"]),
-            Some(_) => request.count(counter, &[name, path, "503"]),
-        }
-    }
-}
-
-/// No value that a gauge has.
-const NOT_SHOWN: u8 = u8::MAX;
-
-impl Stats {
-    fn new(setup: &dyn Setup) -> Self {
-        Self {
-            probes: setup.counter("probes", &["filter", "path", "code"]),
-            transitions: setup.counter("transitions", &["filter", "path"]),
-            healthy: setup.gauge("healthy", &["filter", "path"]),
+        if let Some(last) = self.records.last(probe.index) {
+            self.stats.show(&self.config, probe.index, last, request);
         }
     }
 }
@@ -181,7 +127,8 @@ impl Answer {
                 body,
             } => {
                 let length = body.len().to_string();
-                let mut all = vec![(":status", Cow::Borrowed(text_of(status)))];
+                let mut all = Vec::with_capacity(headers.len() + 2);
+                all.push((":status", Cow::Borrowed(text_of(status))));
                 all.extend(
                     headers
                         .iter()

@@ -8,7 +8,8 @@
 //! 4. [`filter`]: a request, to its answer, stats and log lines.
 //! 5. [`source`]: what the worker knows of the clusters, as the core's view.
 //! 6. [`connections`]: the network filters by which any cluster can be asked for.
-//! 7. [`record`]: what all workers share: the last verdict of each endpoint.
+//! 7. [`stats`]: what is counted and shown of it.
+//! 8. [`record`]: what all workers share: the last verdict of each endpoint.
 
 mod ffi;
 
@@ -18,3 +19,4 @@ pub mod envoy;
 pub mod filter;
 pub mod record;
 pub mod source;
+pub mod stats;

@@ -5,11 +5,12 @@
 //! nobody changes it back.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use healthz_core::judgement::Health;
 use healthz_core::transition::{Record, Transition, compare};
+
+use crate::stats::now;
 
 /// How long a worker may take to learn what another one knows, in milliseconds.
 const WORKER_LAG: u64 = 100;
@@ -28,8 +29,6 @@ static SHARED: Mutex<Vec<Shared>> = Mutex::new(Vec::new());
 
 type Shared = (Box<[u8]>, Weak<Records>);
 
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-
 impl Records {
     /// Those of this configuration, which has so many endpoints.
     pub fn of(text: &[u8], endpoints: usize) -> Arc<Self> {
@@ -47,11 +46,8 @@ impl Records {
 
     /// Compares a verdict on an endpoint with the last one, and records it if it differs.
     pub fn update(&self, endpoint: usize, health: Health) -> Transition {
-        self.update_at(endpoint, health, || {
-            let since = START.elapsed().as_millis();
-            // A record of the very first moment must not look younger than what comes after it.
-            WORKER_LAG + u64::try_from(since).unwrap_or(u64::MAX >> 2)
-        })
+        // Past the lag, so that the very first record does not look younger than what comes after it.
+        self.update_at(endpoint, health, || WORKER_LAG + now())
     }
 
     fn update_at(&self, endpoint: usize, health: Health, now: impl Fn() -> u64) -> Transition {

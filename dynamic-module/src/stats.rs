@@ -1,0 +1,116 @@
+//! Our metrics. Prometheus shows them as `envoy_healthz_...` if the module's `metrics_namespace` is
+//! `healthz`.
+//!
+//! To add to a counter with labels costs Envoy as much as a twentieth of the whole probe. So probes are
+//! counted here, and what has come is handed over by a probe that finds the last time
+//! [`HAND_OVER`] ago: at once where probes are rare, and a hundred times a second in a flood.
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Instant;
+
+use healthz_core::judgement::Health;
+
+use crate::config::Config;
+use crate::envoy::{Metric, Request, Setup};
+
+/// How long counted probes may wait for the next one, in milliseconds.
+const HAND_OVER: u64 = 10;
+
+/// What is counted and shown of a configuration's endpoints.
+pub struct Stats {
+    probes: Option<Metric>,
+    transitions: Option<Metric>,
+    healthy: Option<Metric>,
+    endpoints: Vec<EndpointStats>,
+    /// When probes are handed over next.
+    due: AtomicU64,
+}
+
+/// One endpoint's.
+struct EndpointStats {
+    /// Probes that are not handed over yet, one number a code.
+    waiting: [AtomicU64; CODES.len()],
+    /// What the gauge was set to last under this configuration: its stats are its own.
+    shown: AtomicU8,
+}
+
+const CODES: [(u32, &str); 3] = [(200, "200"), (405, "405"), (503, "503")];
+
+/// No value that the gauge has.
+const NOT_SHOWN: u8 = u8::MAX;
+
+impl Stats {
+    /// Makes the metrics; none is there before its first use.
+    pub fn new(setup: &dyn Setup, endpoints: usize) -> Self {
+        let endpoint = || EndpointStats {
+            waiting: Default::default(),
+            shown: AtomicU8::new(NOT_SHOWN),
+        };
+        Self {
+            probes: setup.counter("probes", &["filter", "path", "code"]),
+            transitions: setup.counter("transitions", &["filter", "path"]),
+            healthy: setup.gauge("healthy", &["filter", "path"]),
+            endpoints: (0..endpoints).map(|_| endpoint()).collect(),
+            due: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts a probe of an endpoint that was answered with this code.
+    pub fn probe(&self, config: &Config, endpoint: usize, code: u32, request: &dyn Request) {
+        let place = CODES.iter().position(|(known, _)| *known == code);
+        let stats = self.endpoints.get(endpoint);
+        if let Some(waiting) = place.and_then(|place| stats?.waiting.get(place)) {
+            waiting.fetch_add(1, Ordering::Relaxed);
+        }
+        let (now, due) = (now(), self.due.load(Ordering::Relaxed));
+        let next = now + HAND_OVER;
+        let mine = |due| {
+            self.due
+                .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
+        };
+        if now >= due && mine(due).is_ok() {
+            self.hand_over(config, request);
+        }
+    }
+
+    fn hand_over(&self, config: &Config, request: &dyn Request) {
+        let Some(counter) = self.probes else { return };
+        for (endpoint, stats) in config.endpoints.iter().zip(&self.endpoints) {
+            for ((_, code), waiting) in CODES.iter().zip(&stats.waiting) {
+                let count = waiting.swap(0, Ordering::Relaxed);
+                if count > 0 {
+                    let labels = [config.name.as_str(), &endpoint.path, code];
+                    request.count(counter, &labels, count);
+                }
+            }
+        }
+    }
+
+    /// Counts a transition of an endpoint.
+    pub fn transition(&self, config: &Config, path: &str, request: &dyn Request) {
+        if let Some(counter) = self.transitions {
+            request.count(counter, &[config.name.as_str(), path], 1);
+        }
+    }
+
+    /// Sets an endpoint's gauge, unless it shows this already.
+    pub fn show(&self, config: &Config, endpoint: usize, health: Health, request: &dyn Request) {
+        let value = u8::from(health == Health::Healthy);
+        let (Some(stats), Some(gauge)) = (self.endpoints.get(endpoint), self.healthy) else {
+            return;
+        };
+        if stats.shown.swap(value, Ordering::Relaxed) != value
+            && let Some(endpoint) = config.endpoints.get(endpoint)
+        {
+            let labels = [config.name.as_str(), &endpoint.path];
+            request.set(gauge, &labels, u64::from(value));
+        }
+    }
+}
+
+/// Milliseconds since some time before the first probe.
+pub fn now() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX >> 3)
+}
