@@ -140,7 +140,7 @@ version:
 rehearsal: build
 	target/debug/rehearsal
 
-# Writes docs/bench.md and its plots. BENCH=--quick: a minute, and no claim about time.
+# Writes docs/bench.md and its plots. BENCH=--quick: a few minutes, and no claim about time.
 bench: build bench-tools
 	target/debug/bench $(BENCH)
 

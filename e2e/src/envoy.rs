@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -163,6 +164,15 @@ impl Envoy {
         sleeps.sum::<u64>()
     }
 
+    /// The CPU time that its workers have taken, in steps of 10 ms.
+    pub fn worker_cpu(&self) -> Duration {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let threads = threads.expect("a process").flatten();
+        threads
+            .filter_map(|thread| worker_cpu_of(&thread.path()))
+            .sum()
+    }
+
     /// How many file descriptors it has open.
     pub fn descriptors(&self) -> usize {
         let folder = fs::read_dir(format!("/proc/{}/fd", self.child.id()));
@@ -184,6 +194,18 @@ fn status_of(folder: &Path, name: &str) -> Option<u64> {
     let status = fs::read_to_string(folder.join("status")).ok()?;
     let (_, value) = status.split_once(&format!("\n{name}:"))?;
     value.split_whitespace().next()?.parse().ok()
+}
+
+/// The CPU time of a thread, by its folder in `/proc`, if it is one of Envoy's workers.
+fn worker_cpu_of(folder: &Path) -> Option<Duration> {
+    let stat = fs::read_to_string(folder.join("stat")).ok()?;
+    // `TID (wrk:worker_0) R ...`: utime and stime are the 12th and 13th after the name, in
+    // hundredths of a second.
+    let (name, fields) = stat.rsplit_once(") ")?;
+    name.contains("(wrk:worker_").then_some(())?;
+    let mut times = fields.split(' ').skip(11).map(str::parse::<u64>);
+    let ticks = times.next()?.ok()? + times.next()?.ok()?;
+    Some(Duration::from_millis(10 * ticks))
 }
 
 /// What `envoy --mode validate` says of a configuration: whether it is good, and the log.
