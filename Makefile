@@ -11,7 +11,7 @@ CARGO_CYCLONEDX := 0.5.9
 ZIZMOR := 1.32.0
 CHECK_JSONSCHEMA := 0.39.0
 
-.PHONY: help demo run test dist test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs build wasm trap envoy promtool tools release version lint-workflows module panicking-module test-module-valgrind
+.PHONY: help demo run demo-build test dist test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs build wasm trap envoy promtool tools release version lint-workflows module panicking-module test-module-valgrind
 .DEFAULT_GOAL := help
 
 # Says that a command cannot run here, and why. With STRICT=1, as in .ci/run, that fails.
@@ -35,11 +35,14 @@ help:
 	@echo "make lint    formatting, clippy, and what the documents name"
 	@echo "make docs    docs/ as HTML, in book/"
 
-demo: build
+demo: demo-build
 	target/debug/demo
 
-run: build
+run: demo-build
 	target/debug/demo --stay
+
+demo-build: wasm envoy
+	cargo build --quiet --locked --package e2e --bin demo
 
 test: build promtool
 	cargo test --locked --workspace
