@@ -77,6 +77,9 @@ pub enum Reaction {
     Wait,
 }
 
+/// Longer than the longest `max_stale_ms` and `max_age_ms`.
+const CLOCK_START: Duration = Duration::from_secs(3600);
+
 /// How soon the root looks after probes that wait, and counts those that were answered.
 const WATCH_PERIOD: Duration = Duration::from_millis(50);
 
@@ -125,7 +128,7 @@ impl<H: Host> Filter<H> {
             self.claim(log);
         }
         if self.config.refresh_interval.is_some() && self.asks_the_admin() {
-            self.set_tick(Duration::from_millis(1), self.host.now());
+            self.set_tick(Duration::from_millis(1), self.now());
         }
     }
 
@@ -147,7 +150,7 @@ impl<H: Host> Filter<H> {
             return Reaction::PassOn;
         };
         let kind = request_kind(endpoint, query, header);
-        let now = self.host.now();
+        let now = self.now();
         self.watch(now);
         let response = if kind == RequestKind::OtherMethod {
             Some(Response::method_not_allowed())
@@ -181,7 +184,7 @@ impl<H: Host> Filter<H> {
 
     /// The root's tick.
     pub fn tick(&self) {
-        let now = self.host.now();
+        let now = self.now();
         self.give_up_lost_call(now);
         let Some(mut state) = self.state() else {
             return;
@@ -280,6 +283,12 @@ impl<H: Host> Filter<H> {
     fn set_tick(&self, period: Duration, now: Duration) {
         self.next_tick.set(now + period);
         self.host.set_tick(Some(period));
+    }
+
+    /// A time that never goes back. Another worker's snapshot may be older than this root, and no
+    /// time is below zero: so it begins at more than the oldest one that answers.
+    fn now(&self) -> Duration {
+        self.host.now() + CLOCK_START
     }
 
     /// Writes a line of the log, with the filter's name.

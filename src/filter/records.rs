@@ -106,7 +106,7 @@ impl<H: Host> Filter<H> {
     /// Compares a verdict with the last one of any worker; of several that differ at once, one wins.
     /// While nothing changes, the record is looked at only now and then.
     pub(super) fn compare(&self, log: &TransitionLog, health: Health, asked: u64) -> Transition {
-        let now = self.host.now();
+        let now = self.now();
         if let Some((seen, compared)) = log.seen.get()
             && seen == health
             && now.saturating_sub(compared) < COMPARE_PERIOD

@@ -42,7 +42,7 @@ impl<H: Host> Filter<H> {
         let Some(mut state) = self.state() else {
             return;
         };
-        if !state.snapshots.send(self.host.now()) {
+        if !state.snapshots.send(self.now()) {
             return;
         }
         match self.send_calls() {
@@ -135,7 +135,7 @@ impl<H: Host> Filter<H> {
     /// Keeps what a refresh learned, tells the other workers, and answers all who waited for it.
     /// It was `asked` for then, by the wall clock.
     fn complete(&self, outcome: Result<Report, Fault>, asked: u64) {
-        let now = self.host.now();
+        let now = self.now();
         let Some(mut state) = self.state() else {
             return;
         };

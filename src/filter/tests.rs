@@ -391,6 +391,22 @@ fn another_workers_snapshot_answers_when_the_admin_is_silent() {
 }
 
 #[test]
+fn a_root_younger_than_the_shared_snapshot_takes_it_all_the_same() {
+    for fields in ["", r#", "refresh_interval_ms": 250"#] {
+        let process = Process::new();
+        let first = worker(&process, fields);
+        assert_eq!(first.probe_and_reply(Some(200), UP), 200);
+        // Another worker's root is made 400 ms later: its clock begins there.
+        process.pass(400);
+        process.now.set(Duration::ZERO);
+        let second = worker(&process, fields);
+        assert_eq!(second.probe("/healthz"), None);
+        second.pass(100);
+        assert_eq!(*second.worker.answers.borrow(), [(1, 200)], "{fields}");
+    }
+}
+
+#[test]
 fn an_old_shared_snapshot_does_not_become_young_when_the_clock_is_set_back() {
     for fields in ["", r#", "refresh_interval_ms": 100"#] {
         let process = Process::new();
