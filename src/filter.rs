@@ -47,6 +47,8 @@ pub struct Filter<H> {
     endpoints: Vec<TransitionLog>,
     /// When the root's tick comes next, if it is on.
     next_tick: Cell<Duration>,
+    /// When this worker was last asked.
+    last_probe: Cell<Option<Duration>>,
     state: RefCell<State>,
 }
 
@@ -105,6 +107,7 @@ impl<H: Host> Filter<H> {
                 .collect(),
             key,
             next_tick: Cell::new(Duration::MAX),
+            last_probe: Cell::new(None),
             state: RefCell::new(State {
                 snapshots: Snapshots::new(Timing {
                     max_age: config.max_age,
@@ -151,6 +154,7 @@ impl<H: Host> Filter<H> {
         };
         let kind = request_kind(endpoint, query, header);
         let now = self.now();
+        self.last_probe.set(Some(now));
         self.watch(now);
         let response = if kind == RequestKind::OtherMethod {
             Some(Response::method_not_allowed())

@@ -20,6 +20,9 @@ const COMPARE_PERIOD: Duration = Duration::from_secs(1);
 /// Under a tight circuit breaker one worker's call fails while another's succeeds, many times a second.
 const ADMIN_HOLD_DOWN_MS: u64 = 1000;
 
+/// How long after a probe the next one is waited for.
+const STILL_ASKED: Duration = Duration::from_secs(60);
+
 /// How often a record is tried to be written against other workers that write it too.
 const TRIES: usize = 8;
 
@@ -191,9 +194,14 @@ impl<H: Host> Filter<H> {
         self.host.write_shared(&log.owner, "");
     }
 
-    /// Whether newer configurations of the same name have all endpoints of this one: Envoy keeps a
-    /// replaced listener until it has drained, ten minutes by default.
+    /// Whether newer configurations of the same name have all endpoints of this one, and nobody asks
+    /// it: Envoy keeps a replaced listener until it has drained, ten minutes by default.
     pub(super) fn is_replaced(&self) -> bool {
+        let now = self.now();
+        let asked = self.last_probe.get();
+        if asked.is_some_and(|asked| now.saturating_sub(asked) < STILL_ASKED) {
+            return false;
+        }
         self.endpoints.iter().all(|log| {
             let owner = self.owner(log);
             owner.is_some_and(|owner| owner.key != self.key)

@@ -586,6 +586,8 @@ fn a_configuration_that_was_replaced_goes_quiet_while_it_drains() {
     let new = worker(&process, r#", "refresh_interval_ms": 101"#);
     assert!(refreshes(&new, UP) >= 9);
     assert_eq!(gauge(), Some(1));
+    assert!(refreshes(&old, DOWN) >= 9, "it is still asked");
+    process.pass(60_000);
     assert_eq!(refreshes(&old, DOWN), 0);
     // A connection of before still asks it.
     assert_eq!(old.probe_and_reply(Some(200), DOWN), 503);
