@@ -1,21 +1,34 @@
-//! Probes: each subject under one connection and under fifty, round by round.
+//! Probes of each subject, with and without other clusters.
 
-use e2e::{TcpHost, free_port};
+use e2e::TcpHost;
 
 use crate::Plan;
 use crate::load::{Series, unmeasured};
-use crate::subjects::{ALONE, Bench, SUBJECTS};
+use crate::subjects::{Bench, SUBJECTS};
 
-pub async fn measure(plan: &Plan, others: usize) -> Vec<Series> {
-    let backend = free_port();
-    let _host = TcpHost::start(backend).await;
+/// How many clusters there are that nobody asks for.
+pub const OTHERS: [usize; 2] = [0, 1000];
+
+/// Those that have an Envoy of their own, for they work while nobody asks them; the script a new one
+/// each round: with a thousand clusters it leaves minutes of work on the main thread.
+const ALONE: [&str; 2] = ["background", "lua"];
+
+pub async fn measure(plan: &Plan) -> Vec<Series> {
+    let mut series = Vec::new();
+    for others in OTHERS {
+        series.extend(measure_with(plan, others).await);
+    }
+    series
+}
+
+async fn measure_with(plan: &Plan, others: usize) -> Vec<Series> {
+    let (_host, backend) = TcpHost::on_free_port().await;
     let together = Bench::start(others, backend, |subject| !ALONE.contains(&subject)).await;
     let background = Bench::start(others, backend, |subject| subject == "background").await;
     let mut all = unmeasured(&SUBJECTS, others);
     for round in 0..plan.rounds {
         for series in &mut all {
-            // The claim about fifty probes is one about three seconds.
-            let seconds = plan.seconds + u32::from(series.connections > 1 && !plan.quick);
+            let seconds = plan.seconds(series.connections);
             let load = match series.subject {
                 "lua" => {
                     let script = Bench::start(others, backend, |subject| subject == "lua").await;
@@ -24,19 +37,14 @@ pub async fn measure(plan: &Plan, others: usize) -> Vec<Series> {
                     load
                 }
                 "background" => {
-                    background
-                        .load("background", series.connections, seconds)
-                        .await
+                    let subject = series.subject;
+                    background.load(subject, series.connections, seconds).await
                 }
                 subject => together.load(subject, series.connections, seconds).await,
             };
             series.rounds.push(load);
         }
-        eprintln!(
-            "bench: {others} other clusters, round {} of {}",
-            round + 1,
-            plan.rounds
-        );
+        plan.progress(&format!("{others} other clusters"), round);
     }
     all
 }

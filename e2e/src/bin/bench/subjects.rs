@@ -1,83 +1,61 @@
-//! What is measured: each subject a listener, and the Envoys that hold them.
-
-use std::time::Duration;
+//! What is measured, and an Envoy with a listener for each of them.
 
 use e2e::config::{
     bootstrap, cluster, health_check, healthz, listener_with_filters, listener_with_routes, lua,
     with_tcp_check,
 };
 use e2e::envoy::Envoy;
-use e2e::free_port;
 use e2e::prober::Prober;
+use e2e::{free_port, module};
 use serde_json::{Value, json};
 
-use crate::load::{Load, wrk};
+use crate::load::{self, Load};
 
-/// What is measured.
-pub const SUBJECTS: [(&str, &str); 7] = [
+/// Their keys and names; those that are compared are measured one after the other.
+pub const SUBJECTS: [(&str, &str); 9] = [
     ("floor", "direct response (the floor)"),
     ("built_in", "Envoy's health_check filter"),
-    ("age_0", "envoy-healthz, max_age_ms 0"),
-    ("age_0_no_drain", "the same without the drain check"),
     ("age_250", "envoy-healthz, max_age_ms 250"),
     ("background", "envoy-healthz, background 100 ms"),
+    ("module", "envoy-healthz, native module"),
+    ("module_no_drain", "the same without the drain filters"),
+    ("age_0", "envoy-healthz, max_age_ms 0"),
+    ("age_0_no_drain", "the same without its drain check"),
     ("lua", "the Lua script"),
 ];
 
-pub const OTHERS: [usize; 2] = [0, 1000];
+/// The name of a subject.
+pub fn name<'a>(names: &[(&str, &'a str)], subject: &str) -> &'a str {
+    let found = names.iter().find(|(key, _)| *key == subject);
+    found.expect("a subject").1
+}
 
-pub const CONNECTIONS: [usize; 2] = [1, 50];
-
-/// Those that have an Envoy of their own.
-pub const ALONE: [&str; 2] = ["background", "lua"];
-
-/// The Envoy under test and where each subject listens.
+/// An Envoy with one worker, and where each subject listens.
 pub struct Bench {
     pub envoy: Envoy,
     pub ports: Vec<(&'static str, u16)>,
 }
 
 impl Bench {
-    /// With these subjects; together, all but those that are alone.
+    /// With these subjects, whose backend listens on this port, and so many other clusters of five
+    /// hosts.
     pub async fn start(others: usize, backend: u16, wanted: impl Fn(&str) -> bool) -> Self {
         let admin = free_port();
-        let ports: Vec<_> = SUBJECTS
-            .iter()
-            .filter(|(subject, _)| wanted(subject))
-            .map(|(subject, _)| (*subject, free_port()))
+        let keys = SUBJECTS.iter().map(|&(subject, _)| subject);
+        let ports: Vec<_> = keys
+            .filter(|subject| wanted(subject))
+            .map(|subject| (subject, free_port()))
             .collect();
-        let mut clusters: Vec<_> = (0..others)
-            .map(|index| {
-                let hosts: Vec<_> = (1..6).map(|port| ("127.0.0.1", port)).collect();
-                cluster(&format!("other_{index}"), &hosts)
-            })
-            .collect();
-        clusters.push(with_tcp_check(cluster(
-            "my_service",
-            &[("127.0.0.1", backend)],
-        )));
-        let mut listeners = Vec::new();
-        for (subject, port) in &ports {
-            // A way to the admin of its own, so that its calls can be counted.
-            let mut way = cluster(&format!("admin_{subject}"), &[("127.0.0.1", admin)]);
-            way["alt_stat_name"] = json!(format!("admin_{subject}"));
-            clusters.push(way);
-            let filters = match *subject {
-                "floor" => {
-                    listeners.push(listener_with_routes(
-                        *port,
-                        vec![],
-                        vec![ok_route("/healthz")],
-                    ));
-                    continue;
-                }
-                "built_in" => vec![health_check("/healthz", "my_service", 1.0)],
-                "lua" => vec![lua("my_service", "admin_lua")],
-                subject => vec![filter(subject)],
-            };
-            listeners.push(listener_with_filters(*port, filters));
-        }
-        let config = bootstrap(admin, listeners, clusters).to_string();
+        let mut clusters: Vec<_> = (0..others).map(other_cluster).collect();
+        let backend = cluster("my_service", &[("127.0.0.1", backend)]);
+        clusters.push(with_tcp_check(backend));
+        clusters.extend(
+            ports
+                .iter()
+                .map(|(subject, _)| admin_cluster(subject, admin)),
+        );
+        let listeners = ports.iter().map(|(subject, port)| listener(subject, *port));
+        let config = bootstrap(admin, listeners.collect(), clusters).to_string();
         let envoy = Envoy::start_text(&config, admin, &["--concurrency", "1"]).await;
         for (_, port) in &ports {
             // With a thousand clusters the script rarely manages an answer: one will do.
@@ -86,52 +64,87 @@ impl Bench {
         Self { envoy, ports }
     }
 
-    /// Where a subject listens.
     pub fn port(&self, subject: &str) -> u16 {
-        let found = self.ports.iter().find(|(name, _)| *name == subject);
+        let found = self.ports.iter().find(|(key, _)| *key == subject);
         found.expect("a subject").1
     }
 
-    /// Loads one subject for so long.
+    /// Probes a subject for so many seconds.
     pub async fn load(&self, subject: &str, connections: usize, seconds: u32) -> Load {
-        let port = self.port(subject);
-        let busy = self.envoy.worker_cpu();
+        let measured = || {
+            load::load(
+                &self.envoy,
+                self.port(subject),
+                "/healthz",
+                connections,
+                seconds,
+            )
+        };
         if subject == "lua" {
-            let mut load = wrk(port, "/healthz", connections, seconds);
-            load.cpu = per_answer(self.envoy.worker_cpu() - busy, &load);
-            // A call per probe; the admin itself may be too busy to be asked.
-            load.admin_calls = load.answers;
-            return load;
+            // A call a probe; the admin itself may be too busy to be asked.
+            let load = measured();
+            return Load {
+                admin_calls: load.answers,
+                ..load
+            };
         }
         let calls = format!("cluster.admin_{subject}.upstream_rq_total");
         let before = self.envoy.stat(&calls).await;
-        let mut load = wrk(port, "/healthz", connections, seconds);
-        load.cpu = per_answer(self.envoy.worker_cpu() - busy, &load);
-        load.admin_calls = self.envoy.stat(&calls).await - before;
-        load
+        let load = measured();
+        let admin_calls = self.envoy.stat(&calls).await - before;
+        Load {
+            admin_calls,
+            ..load
+        }
     }
 }
 
-/// In microseconds.
-fn per_answer(cpu: Duration, load: &Load) -> f64 {
-    cpu.as_secs_f64() * 1e6 / load.answers.max(1) as f64
+fn other_cluster(index: usize) -> Value {
+    let hosts: Vec<_> = (1..6).map(|port| ("127.0.0.1", port)).collect();
+    cluster(&format!("other_{index}"), &hosts)
 }
 
-/// Our filter as this subject.
+/// A way to the admin for one subject alone, so that its calls can be counted.
+pub fn admin_cluster(subject: &str, admin: u16) -> Value {
+    cluster(&format!("admin_{subject}"), &[("127.0.0.1", admin)])
+}
+
+/// A listener where this subject answers `/healthz` for `my_service`; `none` is one without a filter.
+fn listener(subject: &str, port: u16) -> Value {
+    let module = || module::filter_for("my_service");
+    let route = || vec![module::route("/healthz", "my_service")];
+    let filter = match subject {
+        "none" => return listener_with_filters(port, vec![]),
+        "floor" => return listener_with_routes(port, vec![], vec![ok_route("/healthz")]),
+        "module_no_drain" => return listener_with_routes(port, vec![module()], route()),
+        // As in envoy/module.yaml.
+        "module" => {
+            let mut filters = module::drain_filters();
+            filters.push(module());
+            return listener_with_routes(port, filters, route());
+        }
+        "built_in" => health_check("/healthz", "my_service", 1.0),
+        "lua" => lua("my_service", "admin_lua"),
+        subject => filter(subject),
+    };
+    listener_with_filters(port, vec![filter])
+}
+
+/// The wasm filter, as this subject has it.
 pub fn filter(subject: &str) -> Value {
+    let more = match subject {
+        "age_0" => json!({"max_age_ms": 0}),
+        "age_0_no_drain" => json!({"max_age_ms": 0, "fail_when_draining": false}),
+        "background" => json!({"refresh_interval_ms": 100}),
+        _ => json!({}),
+    };
     let mut config = json!({
         "name": subject,
         "admin_cluster": format!("admin_{subject}"),
         "endpoints": [{"path": "/healthz", "clusters": ["my_service"]}],
     });
-    match subject {
-        "age_0" => config["max_age_ms"] = json!(0),
-        "age_0_no_drain" => {
-            config["max_age_ms"] = json!(0);
-            config["fail_when_draining"] = json!(false);
-        }
-        "background" => config["refresh_interval_ms"] = json!(100),
-        _ => {}
+    for (field, value) in more.as_object().expect("fields") {
+        config[field] = value.clone();
     }
     healthz(&config)
 }
@@ -140,9 +153,16 @@ pub fn ok_route(prefix: &str) -> Value {
     json!({"match": {"prefix": prefix}, "direct_response": {"status": 200, "body": {"inline_string": "ok"}}})
 }
 
-pub fn name<'a>(names: &[(&str, &'a str)], subject: &str) -> &'a str {
-    names
-        .iter()
-        .find(|(key, _)| *key == subject)
-        .map_or("", |(_, name)| name)
+/// An Envoy with this subject alone and so many workers; `my_service` is its admin. Gives its port too.
+pub async fn start_alone(subject: &str, workers: usize) -> (Envoy, u16) {
+    let (admin, port) = (free_port(), free_port());
+    let clusters = vec![
+        cluster("my_service", &[("127.0.0.1", admin)]),
+        admin_cluster(subject, admin),
+    ];
+    let listeners = vec![listener(subject, port)];
+    let config = bootstrap(admin, listeners, clusters).to_string();
+    let workers = workers.to_string();
+    let envoy = Envoy::start_text(&config, admin, &["--concurrency", &workers]).await;
+    (envoy, port)
 }
