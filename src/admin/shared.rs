@@ -2,7 +2,7 @@
 //!
 //! | record | for example | meaning |
 //! |---|---|---|
-//! | transition | `u 1795312345678` | `/healthz` became unhealthy, by what was asked for then |
+//! | transition | `u 1795312345678 2` | `/healthz` became unhealthy, by what was asked for then; the second transition in quick succession |
 //! | lease | `1795312345778` | lease held until then: some worker renews the snapshot |
 //! | snapshot | `1795312345678 +`, and lines as the admin's | the latest snapshot, when it was asked for, and `/ready` |
 //! | unknown flags | a flag a line | unknown health flags that have been logged |
@@ -29,25 +29,26 @@ pub enum Lease {
     Taken(u64),
 }
 
-/// Writes an endpoint's last transition.
-pub fn write_transition(record: Record) -> String {
+/// Writes an endpoint's last transition, and how many in quick succession it ends.
+pub fn write_transition(record: Record, quick: u32) -> String {
     let letter = match record.health {
         Health::Healthy => 'h',
         Health::Unhealthy => 'u',
     };
-    format!("{letter} {}", record.asked)
+    format!("{letter} {} {quick}", record.asked)
 }
 
-/// Reads an endpoint's last transition.
-pub fn read_transition(text: &[u8]) -> Option<Record> {
-    let (letter, asked) = std::str::from_utf8(text).ok()?.split_once(' ')?;
-    let health = match letter {
+/// Reads an endpoint's last transition, and how many in quick succession it ends.
+pub fn read_transition(text: &[u8]) -> Option<(Record, u32)> {
+    let mut fields = std::str::from_utf8(text).ok()?.split(' ');
+    let health = match fields.next()? {
         "h" => Health::Healthy,
         "u" => Health::Unhealthy,
         _ => return None,
     };
-    let asked = asked.parse().unwrap_or(0);
-    Some(Record { health, asked })
+    let asked = fields.next()?.parse().unwrap_or(0);
+    let quick = fields.next().and_then(|quick| quick.parse().ok());
+    Some((Record { health, asked }, quick.unwrap_or(0)))
 }
 
 /// Whether the snapshot is due, if it is to be renewed every `interval` milliseconds.
@@ -119,11 +120,11 @@ mod tests {
     fn transitions() {
         for health in [Health::Healthy, Health::Unhealthy] {
             let record = Record { health, asked: 100 };
-            let text = write_transition(record);
-            assert_eq!(read_transition(text.as_bytes()), Some(record));
+            let text = write_transition(record, 3);
+            assert_eq!(read_transition(text.as_bytes()), Some((record, 3)));
         }
         let health = Health::Unhealthy;
-        let old = Some(Record { health, asked: 0 });
+        let old = Some((Record { health, asked: 0 }, 0));
         assert_eq!(read_transition(b"u x"), old);
         for none in [b"".as_slice(), b"u", b"x 1", b"\xff 1"] {
             assert_eq!(read_transition(none), None);

@@ -18,7 +18,10 @@ use crate::host::{Host, MetricKind};
 const COMPARE_PERIOD: Duration = Duration::from_secs(1);
 
 /// Under a tight circuit breaker one worker's call fails while another's succeeds, many times a second.
-const ADMIN_HOLD_DOWN_MS: u64 = 1000;
+const ADMIN_MOST_QUICK: u32 = 10;
+
+/// Transitions that lie closer than this come in quick succession, in milliseconds.
+const QUICK_MS: u64 = 1000;
 
 /// How long after a probe the next one is waited for.
 const STILL_ASKED: Duration = Duration::from_secs(60);
@@ -41,8 +44,8 @@ pub(super) struct TransitionLog {
     seen: Cell<Option<(Health, Duration)>>,
     /// Whether this worker was asked.
     asked: Cell<bool>,
-    /// How soon after one transition the next may come, in milliseconds.
-    hold_down: u64,
+    /// How many transitions may come in quick succession; the next one waits.
+    most_quick: u32,
 }
 
 /// Which configuration a gauge belongs to: the newest of its name that has the endpoint.
@@ -63,7 +66,7 @@ impl TransitionLog {
         let log = Self::new(key, name, "admin", format!("admin_up.filter.{name}"));
         log.asked.set(true);
         Self {
-            hold_down: ADMIN_HOLD_DOWN_MS,
+            most_quick: ADMIN_MOST_QUICK,
             ..log
         }
     }
@@ -75,7 +78,7 @@ impl TransitionLog {
             gauge,
             seen: Cell::new(None),
             asked: Cell::new(false),
-            hold_down: 0,
+            most_quick: u32::MAX,
         }
     }
 }
@@ -161,13 +164,18 @@ impl<H: Host> Filter<H> {
                 return Transition::Same;
             };
             let last = record.value.as_deref().and_then(read_transition);
+            let (last, quick) = last.map_or((None, 0), |(last, quick)| (Some(last), quick));
             let transition = transition::compare(last, verdict, self.host.wall_clock());
-            let since = last.and_then(|last| verdict.asked.checked_sub(last.asked));
-            if transition != Transition::Same && since.is_some_and(|since| since < log.hold_down) {
+            let since = last.map(|last| verdict.asked.saturating_sub(last.asked));
+            let quick = match since {
+                Some(since) if since < QUICK_MS => quick.saturating_add(1),
+                _ => 0,
+            };
+            if transition != Transition::Same && quick > log.most_quick {
                 return Transition::Outdated;
             }
             let changed = matches!(transition, Transition::Changed { .. });
-            let text = write_transition(verdict);
+            let text = write_transition(verdict, quick);
             if !changed || self.host.replace_shared(&log.key, &text, &record) {
                 return transition;
             }
