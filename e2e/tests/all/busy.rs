@@ -75,7 +75,11 @@ async fn a_busy_main_thread_is_no_sick_backend() {
     probers.push(("built-in", Prober::http(built_in)));
     let others = (0..CLUSTERS).map(|nth| cluster(&format!("other_{nth}"), &[("127.0.0.1", 1)]));
     let mut clusters: Vec<_> = others.collect();
-    clusters.push(with_tcp_check(cluster("c", &[("127.0.0.1", backend)])));
+    let mut checked = with_tcp_check(cluster("c", &[("127.0.0.1", backend)]));
+    // The checks stand still as well meanwhile, and must not time out for that: no filter could know
+    // better.
+    checked["health_checks"][0]["timeout"] = json!("60s");
+    clusters.push(checked);
     let host = TcpHost::start(backend).await;
     let envoy = Envoy::start(&bootstrap(admin, listeners, clusters), admin).await;
     let all_say = async |status: u16| {
