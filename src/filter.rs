@@ -241,8 +241,8 @@ impl<H: Host> Filter<H> {
             return Response::plain(Health::Unhealthy);
         };
         let age = match knowledge {
-            Knowledge::Fresh(snapshot) => Age::Fresh(now.saturating_sub(snapshot.asked)),
-            Knowledge::Stale(snapshot) => Age::Stale(now.saturating_sub(snapshot.asked)),
+            Knowledge::Fresh(_) => Age::Fresh(knowledge.age(now)),
+            Knowledge::Stale(_) => Age::Stale(knowledge.age(now)),
             Knowledge::Nothing(_) => Age::Live,
         };
         Response::to(kind, endpoint, view(knowledge), age)

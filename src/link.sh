@@ -4,7 +4,7 @@
 # src/wasm.rs does not implement cost time as well as bytes. Whoever adds one there adds it here.
 set -euo pipefail
 
-callbacks=" proxy_on_vm_start proxy_on_configure proxy_on_context_create proxy_on_done proxy_on_delete
+callbacks=" proxy_on_vm_start proxy_on_configure proxy_on_context_create proxy_on_delete
   proxy_on_request_headers proxy_on_request_body proxy_on_request_trailers
   proxy_on_tick proxy_on_queue_ready proxy_on_http_call_response proxy_on_memory_allocate "
 

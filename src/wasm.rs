@@ -67,15 +67,17 @@ thread_local! {
     static METRICS: Cell<Vec<(String, u32)>> = const { Cell::new(Vec::new()) };
 }
 
-impl Context for Root {
-    fn on_done(&mut self) -> bool {
+/// By `proxy_on_delete`. There is no `proxy_on_done`: Envoy would call it for each request as well.
+impl Drop for Root {
+    fn drop(&mut self) {
         // Envoy 1.40 forgets this context but not its tick, which `stop` turns off.
         if let Some(filter) = &self.filter {
             filter.stop();
         }
-        true
     }
+}
 
+impl Context for Root {
     fn on_http_call_response(&mut self, token: u32, headers: usize, body: usize, _: usize) {
         #[cfg(trap)]
         trap_if(call_status(headers) == Some(599));

@@ -131,6 +131,16 @@ struct Waiting<W> {
     probe: W,
 }
 
+impl<T, F> Knowledge<T, F> {
+    /// How old it is; zero if nothing is known.
+    pub fn age(&self, now: Duration) -> Duration {
+        match self {
+            Self::Fresh(snapshot) | Self::Stale(snapshot) => now.saturating_sub(snapshot.asked),
+            Self::Nothing(_) => Duration::ZERO,
+        }
+    }
+}
+
 impl<T, F, W> Snapshots<T, F, W> {
     /// Starts without a snapshot.
     pub fn new(timing: Timing) -> Self {

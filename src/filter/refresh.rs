@@ -144,7 +144,7 @@ impl<H: Host> Filter<H> {
             self.log_unknown_flags(&mut state.unknown_flags, report);
             self.share(&mut state, report, asked, now);
         }
-        let fault = outcome.as_ref().err().map(ToOwned::to_owned);
+        let fault = outcome.as_ref().err().cloned();
         let outcome = match outcome {
             Ok(report) => Outcome::Good(report),
             Err(fault) if fault.is_silence() => {
@@ -204,13 +204,7 @@ impl<H: Host> Filter<H> {
         knowledge: &Knowledge<Report, Fault>,
         now: Duration,
     ) {
-        let age = match knowledge {
-            Knowledge::Fresh(snapshot) | Knowledge::Stale(snapshot) => {
-                now.saturating_sub(snapshot.asked)
-            }
-            Knowledge::Nothing(_) => Duration::ZERO,
-        };
-        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let age = u64::try_from(knowledge.age(now).as_millis()).unwrap_or(u64::MAX);
         if let Some(endpoint) = self.config.endpoints.get(index) {
             let asked = self.host.wall_clock().saturating_sub(age);
             self.note(index, &judge(endpoint, view(knowledge)), asked);
