@@ -20,12 +20,12 @@ pub enum Level {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metric(pub usize);
 
-/// An answer, ready to be sent.
+/// An answer of headers and a body, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// All headers but those that Envoy adds itself; `:status` first.
     pub headers: Vec<(&'static str, Cow<'static, str>)>,
-    /// The body; empty for a HEAD.
+    /// The body; empty for a HEAD and for a gRPC status alone.
     pub body: Cow<'static, str>,
 }
 
@@ -43,6 +43,8 @@ pub trait Setup {
 pub trait Request {
     /// The value of a request header; empty if there is none.
     fn header(&self, name: &str) -> &[u8];
+    /// The piece of the body that has just come; nothing outside of the hook for it.
+    fn body(&self) -> Vec<&[u8]>;
     /// The name of the cluster that the request's route leads to.
     fn route_cluster(&self) -> Option<&[u8]>;
     /// How many hosts that cluster has at one priority; `None` if it has no such priority.

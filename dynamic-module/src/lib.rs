@@ -2,14 +2,15 @@
 //!
 //! In the order of a probe's way:
 //!
-//! 1. `ffi`: Envoy's ABI, the one file with `unsafe`.
+//! 1. `ffi`: Envoy's ABI, the one folder with `unsafe`.
 //! 2. [`envoy`]: what the filter asks of Envoy, free of pointers.
 //! 3. [`config`]: the shared configuration less what concerns the admin.
 //! 4. [`filter`]: a request, to its answer, stats and log lines.
-//! 5. [`source`]: what the worker knows of the clusters, as the core's view.
-//! 6. [`connections`]: the network filters by which any cluster can be asked for.
-//! 7. [`stats`]: what is counted and shown of it.
-//! 8. [`record`]: what all workers share: the last verdict of each endpoint.
+//! 5. [`grpc`]: `grpc.health.v1.Health` on the wire.
+//! 6. [`source`]: what the worker knows of the clusters, as the core's view.
+//! 7. [`connections`]: the network filters by which any cluster can be asked for.
+//! 8. [`stats`]: what is counted and shown of it.
+//! 9. [`record`]: what all workers share: the last verdict of each endpoint.
 
 mod ffi;
 
@@ -17,6 +18,7 @@ pub mod config;
 pub mod connections;
 pub mod envoy;
 pub mod filter;
+pub mod grpc;
 pub mod record;
 pub mod source;
 pub mod stats;

@@ -13,18 +13,21 @@ use serde_json::json;
 use super::Native;
 
 /// What the module uses of Envoy, and where it is seen below. `http_send_response`, the answer after a
-/// fault, is seen in `panics.rs`.
-const USED: [&str; 12] = [
+/// fault, is seen in `panics.rs`; bodies and trailers in `grpc.rs`.
+const USED: [&str; 15] = [
     "http_filter_config_define_counter",
     "http_filter_config_define_gauge",
     "http_filter_increment_counter",
     "http_filter_set_gauge",
+    "http_get_body_chunks",
+    "http_get_body_chunks_size",
     "http_get_cluster_host_count",
     "http_get_cluster_name",
     "http_get_header",
     "http_send_response",
     "http_send_response_data",
     "http_send_response_headers",
+    "http_send_response_trailers",
     "log",
     "network_filter_get_cluster_host_count",
 ];

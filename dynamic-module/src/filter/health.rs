@@ -1,0 +1,108 @@
+//! `grpc.health.v1.Health`: a call's message, to what its caller is told.
+
+use healthz_core::judgement::{Health, health};
+
+use super::Filter;
+use crate::envoy::{Answer, Request};
+use crate::grpc::{Incoming, Method, ServingStatus, Status, is_protobuf, status, statuses};
+use crate::source::WorkerView;
+use crate::stats::Counted;
+
+/// A call whose message is being received.
+pub struct Call {
+    method: Method,
+    message: Incoming,
+}
+
+/// The answer to a call.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// A message, with which the call has succeeded.
+    Message(Vec<u8>),
+    /// No message.
+    Failed(Answer),
+}
+
+impl Call {
+    /// A call of which nothing has come but its headers.
+    pub fn new(method: Method) -> Self {
+        Self {
+            method,
+            message: Incoming::default(),
+        }
+    }
+}
+
+impl Filter {
+    /// The method that is called, if it is one of ours.
+    pub(super) fn method(&self, target: &[u8], request: &dyn Request) -> Option<Method> {
+        if self.config.services.is_empty() {
+            return None;
+        }
+        let method = Method::of_path(target)?;
+        let good =
+            request.header(":method") == b"POST" && is_protobuf(request.header("content-type"));
+        good.then_some(method)
+    }
+
+    /// Takes the piece of a call's body that has come, the last one if `end`; `None` while there is
+    /// nothing to say.
+    pub fn read(&self, call: &mut Call, end: bool, request: &dyn Request) -> Option<Reply> {
+        let mut pieces = request.body().into_iter();
+        let reply = match pieces.try_for_each(|piece| call.message.add(piece)) {
+            Ok(()) if end => self.reply(call, request),
+            Ok(()) => return None,
+            Err(status) => Err(status),
+        };
+        Some(reply.unwrap_or_else(|status| Reply::Failed(status.into())))
+    }
+
+    fn reply(&self, call: &Call, request: &dyn Request) -> Result<Reply, Status> {
+        match call.method {
+            Method::Check => {
+                let service = call.message.service()?;
+                let &endpoint = self.config.services.get(&service).ok_or(Status::NotFound)?;
+                let health = self.health(endpoint, request);
+                let counted = Counted::Check(health);
+                self.stats.count(&self.config, endpoint, counted, request);
+                Ok(Reply::Message(status(health.into())))
+            }
+            Method::List => {
+                call.message.list()?;
+                let services = self.config.services.iter();
+                let services = services.map(|(name, &endpoint)| {
+                    (name.as_str(), self.health(endpoint, request).into())
+                });
+                Ok(Reply::Message(statuses(services)))
+            }
+            Method::Watch => Err(Status::Unimplemented),
+        }
+    }
+
+    /// Judges an endpoint.
+    fn health(&self, index: usize, request: &dyn Request) -> Health {
+        let Some(endpoint) = self.config.endpoints.get(index) else {
+            return Health::Unhealthy;
+        };
+        let view = WorkerView::new(request, endpoint);
+        let health = health(endpoint, &view);
+        self.note(index, endpoint, health, request, &view);
+        health
+    }
+}
+
+impl From<Health> for ServingStatus {
+    fn from(health: Health) -> Self {
+        match health {
+            Health::Healthy => Self::Serving,
+            Health::Unhealthy => Self::NotServing,
+        }
+    }
+}
+
+impl From<Status> for Answer {
+    fn from(status: Status) -> Self {
+        let (status, message) = status.text();
+        Self::grpc(status, Some(message))
+    }
+}

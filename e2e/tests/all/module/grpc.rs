@@ -1,0 +1,101 @@
+//! `grpc.health.v1.Health` answered by the module, asked by tonic's client.
+
+use e2e::backend::{Backend, ping};
+use e2e::config::{bootstrap, cluster, listener_with_routes, with_grpc_check};
+use e2e::{eventually, free_port, module};
+use serde_json::{Value, json};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::Native;
+
+/// How the module learns of the cluster.
+#[derive(Clone, Copy)]
+enum Way {
+    NetworkFilter,
+    Route,
+}
+
+/// An Envoy before the demo backend, which the module answers for as `""`; `live` needs nothing.
+struct Health {
+    native: Native,
+    backend: u16,
+    channel: Channel,
+}
+
+fn configuration(way: Way, admin: u16, port: u16, backend: u16) -> Value {
+    let filter = module::filter(&json!({
+        "endpoints": [
+            {"path": "/healthz", "clusters": ["c"]},
+            {"path": "/livez", "clusters": []},
+        ],
+        "grpc_health": {"services": {"": "/healthz", "live": "/livez"}},
+    }));
+    let routes = vec![
+        module::route("/healthz", "c"),
+        json!({"match": {"prefix": "/"}, "route": {"cluster": "c", "timeout": "0s", "idle_timeout": "0s"}}),
+    ];
+    let (filters, listener): (_, fn(Value) -> Value) = match way {
+        Way::NetworkFilter => (vec![filter], module::with_network_filter),
+        Way::Route => {
+            let mut filters = module::drain_filters();
+            filters.push(filter);
+            (filters, |listener| listener)
+        }
+    };
+    let listener = listener(listener_with_routes(port, filters, routes));
+    let cluster = with_grpc_check(cluster("c", &[("127.0.0.1", backend)]));
+    bootstrap(admin, vec![listener], vec![cluster])
+}
+
+impl Health {
+    async fn start(way: Way) -> Self {
+        let (admin, port, backend) = (free_port(), free_port(), free_port());
+        let config = configuration(way, admin, port, backend);
+        let channel = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
+        Self {
+            native: Native::of(&config, admin, port).await,
+            backend,
+            channel: channel.connect_lazy(),
+        }
+    }
+
+    async fn check(&self, service: &str) -> Result<ServingStatus, Status> {
+        let service = service.to_owned();
+        let mut client = HealthClient::new(self.channel.clone());
+        let answer = client.check(HealthCheckRequest { service }).await?;
+        Ok(answer.into_inner().status())
+    }
+
+    async fn wait_for(&self, expected: ServingStatus) {
+        eventually("Check is told what is expected", async || {
+            (self.check("").await.ok()? == expected).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn check() {
+    for way in [Way::NetworkFilter, Way::Route] {
+        let health = Health::start(way).await;
+        health.wait_for(ServingStatus::NotServing).await;
+        assert_eq!(health.check("live").await.unwrap(), ServingStatus::Serving);
+        let unknown = health.check("other").await.unwrap_err();
+        assert_eq!(
+            (unknown.code(), unknown.message()),
+            (Code::NotFound, "unknown service")
+        );
+        let backend = Backend::start(health.backend).await;
+        health.wait_for(ServingStatus::Serving).await;
+        health.native.wait_for("/healthz", 200, "ok").await;
+        assert_eq!(ping(&health.channel).await.unwrap(), "pong");
+        backend.stop();
+        health.wait_for(ServingStatus::NotServing).await;
+        let counter = "healthz.grpc_checks.filter.default.path./livez.status.SERVING";
+        assert_eq!(health.native.envoy.stat(counter).await, 1);
+    }
+}
