@@ -62,3 +62,19 @@ pub trait Request {
     /// Writes a line to Envoy's log.
     fn log(&self, level: Level, line: &str);
 }
+
+/// The stream of a Watch, on its worker.
+pub trait Watcher {
+    /// Sends a message more, if the stream still lives.
+    fn send(&self, message: &[u8]);
+    /// Ends the stream after a fault.
+    fn fail(&self);
+    /// What wakes this Watch, while its stream lives.
+    fn waker(&self) -> Box<dyn Waker>;
+}
+
+/// Has Envoy call the module for one Watch, on the worker of its stream, from any thread.
+pub trait Waker: Send {
+    /// Once for each call of this.
+    fn wake(&self);
+}

@@ -17,7 +17,7 @@ use crate::record::Records;
 use crate::source::WorkerView;
 use crate::stats::{Counted, Stats};
 
-pub use health::{Call, Reply};
+pub use health::{Call, Reply, Watched};
 
 /// A checked configuration and what belongs to it, shared by all workers.
 pub struct Filter {

@@ -7,10 +7,11 @@
 //! 3. [`config`]: the shared configuration less what concerns the admin.
 //! 4. [`filter`]: a request, to its answer, stats and log lines.
 //! 5. [`grpc`]: `grpc.health.v1.Health` on the wire.
-//! 6. [`source`]: what the worker knows of the clusters, as the core's view.
-//! 7. [`connections`]: the network filters by which any cluster can be asked for.
-//! 8. [`stats`]: what is counted and shown of it.
-//! 9. [`record`]: what all workers share: the last verdict of each endpoint.
+//! 6. [`watch`]: open Watches, and who is told when.
+//! 7. [`source`]: what the worker knows of the clusters, as the core's view.
+//! 8. [`connections`]: the network filters by which any cluster can be asked for.
+//! 9. [`stats`]: what is counted and shown of it.
+//! 10. [`record`]: what all workers share: the last verdict of each endpoint.
 
 mod ffi;
 
@@ -22,3 +23,4 @@ pub mod grpc;
 pub mod record;
 pub mod source;
 pub mod stats;
+pub mod watch;

@@ -10,7 +10,7 @@ use healthz_core::view::Counts;
 
 use super::{Buffer, Header, Pointer};
 use crate::connections;
-use crate::envoy::{Level, Metric, Request, Setup};
+use crate::envoy::{Level, Metric, Request, Setup, Waker};
 
 /// Declares what Envoy's executable exports, all with one prefix. Each is looked up by its name when
 /// the module is loaded, so that an Envoy without it is told so and not only that it cannot load a file.
@@ -83,6 +83,9 @@ callbacks! {
     http_send_response_headers(filter: Pointer, headers: *const Header, count: usize, end: bool);
     http_send_response_data(filter: Pointer, body: Buffer, end: bool);
     http_send_response_trailers(filter: Pointer, trailers: *const Header, count: usize);
+    http_filter_scheduler_new(filter: Pointer) -> Pointer;
+    http_filter_scheduler_commit(scheduler: Pointer, event: u64);
+    http_filter_scheduler_delete(scheduler: Pointer);
     http_get_body_chunks_size(filter: Pointer, kind: c_int) -> usize;
     http_get_body_chunks(filter: Pointer, kind: c_int, chunks: *mut Buffer) -> bool;
 }
@@ -264,6 +267,34 @@ impl Stream<'_> {
         let (body, details) = (Buffer::lend(body), Buffer::lend(details));
         // SAFETY: as for headers.
         unsafe { http_send_response(self.0, status, null(), 0, body, details) };
+    }
+}
+
+/// Has Envoy call `http_filter_scheduled` for a request, on the request's worker.
+pub struct Scheduler(Pointer);
+
+// SAFETY: Envoy lets any thread use it, one at a time; that of the module's does so with a lock held.
+unsafe impl Send for Scheduler {}
+
+impl Scheduler {
+    pub fn new(request: &Stream<'_>) -> Self {
+        // SAFETY: the pointer is of a request of this worker that lives. What Envoy makes is ours.
+        Self(unsafe { http_filter_scheduler_new(request.0) })
+    }
+}
+
+impl Waker for Scheduler {
+    fn wake(&self) {
+        // SAFETY: made by `new` and not yet deleted. Its worker lives: it is deleted at the latest with
+        // its request. If the request ends before the worker gets to it, Envoy drops the event.
+        unsafe { http_filter_scheduler_commit(self.0, 0) };
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, and deleted once.
+        unsafe { http_filter_scheduler_delete(self.0) };
     }
 }
 

@@ -8,11 +8,14 @@ use std::ptr::{null, null_mut};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::callbacks::{CALLBACKS, Callbacks, Loading, Stream, write_line};
+use healthz_core::answer::is_grpc;
+
+use super::callbacks::{CALLBACKS, Callbacks, Loading, Scheduler, Stream, write_line};
 use super::{Buffer, Pointer, guard};
 use crate::connections;
-use crate::envoy::{Answer, Level};
-use crate::filter::{Action, Call, Filter, Reply};
+use crate::envoy::{Answer, Level, Request, Waker, Watcher};
+use crate::filter::{Action, Call, Filter, Reply, Watched};
+use crate::watch::{self, WatchId};
 
 /// What Envoy 1.40 calls its ABI. 1.38 and 1.39 call theirs `v0.1.0` and say in a warning that it
 /// differs; what is used here is the same in all three.
@@ -40,6 +43,8 @@ enum Stage {
     Faulty,
     /// The body of a call is being read.
     Reading,
+    /// A Watch of this endpoint.
+    Watching(WatchId, usize),
     Answered,
     Destroyed,
 }
@@ -71,26 +76,46 @@ impl Held {
     }
 
     /// Answers a call.
-    fn reply(&self, request: &Stream<'_>, reply: &Reply) {
-        match reply {
-            Reply::Failed(answer) => self.send(request, answer),
-            Reply::Message(message) => {
-                self.stage.set(Stage::Answered);
-                request.send_headers(GRPC_HEADERS.into_iter(), false);
-                if self.is_there() {
-                    request.send_data(message, false);
-                }
-                if self.is_there() {
-                    request.send_trailers(GRPC_SUCCESS.into_iter());
-                }
-            }
+    fn reply(self: &Rc<Self>, request: &Stream<'_>, reply: Reply) {
+        let (message, watched, ends) = match reply {
+            Reply::Failed(answer) => return self.send(request, &answer),
+            Reply::Message(message) => (message, None, true),
+            Reply::Watch(message, watched) => (message, watched, false),
+        };
+        self.stage.set(Stage::Answered);
+        request.send_headers(GRPC_HEADERS.into_iter(), false);
+        if self.is_there() {
+            request.send_data(&message, false);
+        }
+        if self.is_there() && ends {
+            request.send_trailers(GRPC_SUCCESS.into_iter());
+        }
+        if self.is_there()
+            && let Some(Watched { key, told }) = watched
+        {
+            let endpoint = key.endpoint;
+            let watcher = OpenStream {
+                filter: request.0,
+                held: Rc::clone(self),
+            };
+            let id = watch::join(key, told, Rc::new(watcher));
+            self.stage.set(Stage::Watching(id, endpoint));
+            // The others of its group may have been told something else, up to a tick ago.
+            watch::tell(id, told);
         }
     }
 
-    /// Ends a request after a fault: 503, which Envoy makes gRPC status 14 of for a gRPC call.
+    /// Ends a request after a fault.
     fn send_fault(&self, request: &Stream<'_>) {
-        self.stage.set(Stage::Answered);
-        request.send_local_reply(503, "unavailable", "envoy_healthz_fault");
+        match self.stage.replace(Stage::Answered) {
+            Stage::Watching(..) => request.send_trailers(GRPC_FAULT.into_iter()),
+            // Envoy's local reply would say gRPC status 0.
+            _ if is_grpc(request.header("content-type")) => {
+                let headers = GRPC_HEADERS.into_iter().chain(GRPC_FAULT);
+                request.send_headers(headers, true);
+            }
+            _ => request.send_local_reply(503, "unavailable", "envoy_healthz_fault"),
+        }
     }
 
     /// Whether the request lives: a step of its answer can end it.
@@ -99,22 +124,55 @@ impl Held {
     }
 
     /// Takes the piece of a call's body that has come, the last one if `end`.
-    fn read(&self, request: &Stream<'_>, hook: &str, end: bool) {
+    fn read(self: &Rc<Self>, request: &Stream<'_>, hook: &str, end: bool) {
         let mut call = self.call.take();
         let read = || {
             let call = call.as_mut();
             Ok(call.and_then(|call| self.filter.read(call, end, request)))
         };
         match guard(hook, || Err(Fault), read) {
-            Ok(Some(reply)) => self.reply(request, &reply),
+            Ok(Some(reply)) => self.reply(request, reply),
             Err(Fault) if call.is_some() => self.send_fault(request),
             Ok(None) | Err(Fault) => self.call.set(call),
         }
     }
 }
 
+/// The stream of a Watch.
+struct OpenStream {
+    filter: Pointer,
+    held: Rc<Held>,
+}
+
+impl OpenStream {
+    /// To be used while the stage is not `Destroyed`: till then Envoy's pointer is good.
+    fn request(&self) -> Stream<'_> {
+        Stream(self.filter, PhantomData)
+    }
+}
+
+impl Watcher for OpenStream {
+    fn send(&self, message: &[u8]) {
+        if self.held.is_there() {
+            self.request().send_data(message, false);
+        }
+    }
+
+    fn fail(&self) {
+        if self.held.is_there() {
+            self.held.send_fault(&self.request());
+        }
+    }
+
+    fn waker(&self) -> Box<dyn Waker> {
+        // `watch` asks only those that have not left, which they do when they are destroyed.
+        Box::new(Scheduler::new(&self.request()))
+    }
+}
+
 const GRPC_HEADERS: [(&str, &str); 2] = [(":status", "200"), ("content-type", "application/grpc")];
 const GRPC_SUCCESS: [(&str, &str); 1] = [("grpc-status", "0")];
+const GRPC_FAULT: [(&str, &str); 2] = [("grpc-status", "14"), ("grpc-message", "unavailable")];
 
 /// Says which ABI this module speaks; a null refuses an Envoy that lacks what is used here.
 #[unsafe(no_mangle)]
@@ -181,15 +239,13 @@ extern "C" fn envoy_dynamic_module_on_http_filter_new(ours: Pointer, _filter: Po
 
 #[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_on_http_filter_destroy(ours: Pointer) {
-    guard(
-        "http_filter_destroy",
-        || (),
-        || {
-            // SAFETY: made by `http_filter_new`; Envoy gives it back once, and calls no hook for it after.
-            let held = unsafe { Rc::from_raw(ours.cast::<Held>()) };
-            held.stage.set(Stage::Destroyed);
-        },
-    );
+    // SAFETY: made by `http_filter_new`; Envoy gives it back once, and calls no hook for it after.
+    let held = unsafe { Rc::from_raw(ours.cast::<Held>()) };
+    // Whatever happens, nobody may use Envoy's pointer from now on.
+    if let Stage::Watching(id, _) = held.stage.replace(Stage::Destroyed) {
+        watch::leave(id);
+    }
+    guard("http_filter_destroy", || (), || drop(held));
 }
 
 #[unsafe(no_mangle)]
@@ -240,7 +296,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_body(
     held.read(&request, "http_filter_request_body", end);
     match held.stage.get() {
         Stage::Open | Stage::Faulty => CONTINUE,
-        Stage::Reading | Stage::Answered | Stage::Destroyed => DROP_BODY,
+        _ => DROP_BODY,
     }
 }
 
@@ -256,7 +312,30 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_trailers(
     held.read(&request, "http_filter_request_trailers", true);
     match held.stage.get() {
         Stage::Open | Stage::Faulty => CONTINUE,
-        Stage::Reading | Stage::Answered | Stage::Destroyed => STOP,
+        _ => STOP,
+    }
+}
+
+/// The module's thread has woken a Watch that leads its group.
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_on_http_filter_scheduled(
+    filter: Pointer,
+    ours: Pointer,
+    _event: u64,
+) {
+    // SAFETY: this is a hook of the request.
+    let held = unsafe { Held::share(ours) };
+    let request = Stream(filter, PhantomData);
+    let tick = || {
+        if let Stage::Watching(id, endpoint) = held.stage.get() {
+            held.filter.tick(id, endpoint, &request);
+        }
+        Ok(())
+    };
+    if let Err(Fault) = guard("http_filter_scheduled", || Err(Fault), tick)
+        && let Stage::Watching(id, _) = held.stage.get()
+    {
+        watch::fail(id);
     }
 }
 
@@ -304,7 +383,6 @@ idle_hooks! {
     http_filter_response_body(Pointer, Pointer, bool) -> CONTINUE;
     http_filter_response_trailers(Pointer, Pointer) -> CONTINUE;
     http_filter_stream_complete(Pointer, Pointer);
-    http_filter_scheduled(Pointer, Pointer, u64);
     http_filter_downstream_above_write_buffer_high_watermark(Pointer, Pointer);
     http_filter_downstream_below_write_buffer_low_watermark(Pointer, Pointer);
     // These come only of calls that we never make.

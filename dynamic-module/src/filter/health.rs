@@ -7,6 +7,7 @@ use crate::envoy::{Answer, Request};
 use crate::grpc::{Incoming, Method, ServingStatus, Status, is_protobuf, status, statuses};
 use crate::source::WorkerView;
 use crate::stats::Counted;
+use crate::watch::{self, Key, WatchId};
 
 /// A call whose message is being received.
 pub struct Call {
@@ -21,6 +22,17 @@ pub enum Reply {
     Message(Vec<u8>),
     /// No message.
     Failed(Answer),
+    /// A message; others follow, and the call does not end.
+    Watch(Vec<u8>, Option<Watched>),
+}
+
+/// What a Watch follows.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// Who is told the same.
+    pub key: Key,
+    /// What the first message says.
+    pub told: Health,
 }
 
 impl Call {
@@ -75,8 +87,29 @@ impl Filter {
                 });
                 Ok(Reply::Message(statuses(services)))
             }
-            Method::Watch => Err(Status::Unimplemented),
+            Method::Watch => {
+                let service = call.message.service()?;
+                let Some(&endpoint) = self.config.services.get(&service) else {
+                    // Services come only with another configuration, which other streams will meet.
+                    let unknown = status(ServingStatus::ServiceUnknown);
+                    return Ok(Reply::Watch(unknown, None));
+                };
+                watch::start().map_err(|_| Status::Unavailable)?;
+                let told = self.health(endpoint, request);
+                let key = Key {
+                    filter: std::ptr::from_ref(self).addr(),
+                    endpoint,
+                    route: request.route_cluster().map(<[u8]>::to_vec),
+                };
+                let watched = Watched { key, told };
+                Ok(Reply::Watch(status(told.into()), Some(watched)))
+            }
         }
+    }
+
+    /// Judges the endpoint of a Watch that leads its group, and tells the group.
+    pub fn tick(&self, watch: WatchId, endpoint: usize, request: &dyn Request) {
+        watch::tell(watch, self.health(endpoint, request));
     }
 
     /// Judges an endpoint.

@@ -413,3 +413,32 @@ fn what_is_no_call_passes() {
         assert!(!with.is_for_us(&envoy), "{value}");
     }
 }
+
+#[test]
+fn a_watch_begins_with_the_status() {
+    let mut envoy = FakeEnvoy::on_http2("/grpc.health.v1.Health/Watch");
+    envoy.clusters.insert("c", vec![hosts(1, 1, 0)]);
+    envoy.route = Some("r");
+    let filter = with_services(&envoy, "/watch");
+    let Reply::Watch(message, Some(watched)) = envoy.call(&filter, &[b"\0\0\0\0\0"]) else {
+        panic!("no Watch");
+    };
+    assert_eq!(message, status(ServingStatus::Serving));
+    assert_eq!(watched.told, Health::Healthy);
+    assert_eq!(watched.key.endpoint, 0);
+    assert_eq!(watched.key.route.as_deref(), Some(&b"r"[..]));
+
+    envoy.clusters.clear();
+    let again = envoy.call(&filter, &[b"\0\0\0\0\x03\x0a\x01a"]);
+    let Reply::Watch(message, Some(other)) = again else {
+        panic!("no Watch");
+    };
+    assert_eq!(message, status(ServingStatus::NotServing));
+    assert_eq!((other.told, other.key), (Health::Unhealthy, watched.key));
+
+    let unknown = envoy.call(&filter, &[b"\0\0\0\0\x03\x0a\x01b"]);
+    let expected = status(ServingStatus::ServiceUnknown);
+    assert_eq!(unknown, Reply::Watch(expected, None));
+    let reply = envoy.call(&filter, &[b"\0\0\0\0\x03\x0a\x01"]);
+    assert_eq!(failed(reply), "3");
+}

@@ -5,10 +5,10 @@ use e2e::config::{bootstrap, cluster, listener_with_routes, with_grpc_check};
 use e2e::{eventually, free_port, module};
 use serde_json::{Value, json};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
-use tonic_health::pb::HealthCheckRequest;
+use tonic::{Code, Status, Streaming};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::Native;
 
@@ -70,6 +70,13 @@ impl Health {
         Ok(answer.into_inner().status())
     }
 
+    async fn watch(&self, service: &str) -> Result<Streaming<HealthCheckResponse>, Status> {
+        let service = service.to_owned();
+        let mut client = HealthClient::new(self.channel.clone());
+        let answer = client.watch(HealthCheckRequest { service }).await?;
+        Ok(answer.into_inner())
+    }
+
     async fn wait_for(&self, expected: ServingStatus) {
         eventually("Check is told what is expected", async || {
             (self.check("").await.ok()? == expected).then_some(())
@@ -97,5 +104,53 @@ async fn check() {
         health.wait_for(ServingStatus::NotServing).await;
         let counter = "healthz.grpc_checks.filter.default.path./livez.status.SERVING";
         assert_eq!(health.native.envoy.stat(counter).await, 1);
+    }
+}
+
+/// The next message of a Watch.
+pub(super) async fn next(
+    watch: &mut Streaming<HealthCheckResponse>,
+) -> Result<ServingStatus, Status> {
+    let message = tokio::time::timeout(e2e::DEADLINE, watch.message()).await;
+    let message = message.expect("a message within the deadline")?;
+    Ok(message.expect("the stream goes on").status())
+}
+
+/// Each Watch hears of each change once, whoever of its group has gone by then.
+#[tokio::test]
+async fn watch() {
+    use ServingStatus::{NotServing, ServiceUnknown, Serving};
+    for way in [Way::NetworkFilter, Way::Route] {
+        let health = Health::start(way).await;
+        health.wait_for(NotServing).await;
+        let mut watches = Vec::new();
+        for _ in 0..5 {
+            watches.push(health.watch("").await.unwrap());
+        }
+        let mut live = health.watch("live").await.unwrap();
+        let mut unknown = health.watch("other").await.unwrap();
+        assert_eq!(next(&mut live).await.unwrap(), Serving);
+        assert_eq!(next(&mut unknown).await.unwrap(), ServiceUnknown);
+        for watch in &mut watches {
+            assert_eq!(next(watch).await.unwrap(), NotServing);
+        }
+        let mut backend = None;
+        for expected in [Serving, NotServing, Serving, NotServing] {
+            // The first of those that are left goes, the one that leads among them.
+            watches.remove(0);
+            drop(backend.take());
+            if expected == Serving {
+                backend = Some(Backend::start(health.backend).await);
+            }
+            for watch in &mut watches {
+                assert_eq!(next(watch).await.unwrap(), expected);
+            }
+            assert_eq!(health.check("").await.unwrap(), expected);
+        }
+        assert_eq!(health.check("live").await.unwrap(), Serving);
+        for watch in [&mut live, &mut unknown] {
+            let more = tokio::time::timeout(std::time::Duration::ZERO, watch.message()).await;
+            assert!(more.is_err(), "{more:?}");
+        }
     }
 }

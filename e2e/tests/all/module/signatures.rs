@@ -13,11 +13,14 @@ use serde_json::json;
 use super::Native;
 
 /// What the module uses of Envoy, and where it is seen below. `http_send_response`, the answer after a
-/// fault, is seen in `panics.rs`; bodies and trailers in `grpc.rs`.
-const USED: [&str; 15] = [
+/// fault, is seen in `panics.rs`; bodies, trailers and schedulers in `grpc.rs`.
+const USED: [&str; 18] = [
     "http_filter_config_define_counter",
     "http_filter_config_define_gauge",
     "http_filter_increment_counter",
+    "http_filter_scheduler_commit",
+    "http_filter_scheduler_delete",
+    "http_filter_scheduler_new",
     "http_filter_set_gauge",
     "http_get_body_chunks",
     "http_get_body_chunks_size",
