@@ -43,6 +43,9 @@ pub trait Setup {
 pub trait Request {
     /// The value of a request header; empty if there is none.
     fn header(&self, name: &str) -> &[u8];
+    /// In the hook of the answer's headers, why Envoy has given that answer, like `health_check_failed`;
+    /// empty before Envoy 1.39.
+    fn response_details(&self) -> &[u8];
     /// The piece of the body that has just come; nothing outside of the hook for it.
     fn body(&self) -> Vec<&[u8]>;
     /// The name of the cluster that the request's route leads to.

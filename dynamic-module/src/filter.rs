@@ -11,6 +11,7 @@ use healthz_core::judgement::{Health, judge};
 use healthz_core::transition::Transition;
 
 use crate::config::Config;
+use crate::drain::Asked;
 use crate::envoy::{Answer, Level, Request, Setup};
 use crate::grpc::Status;
 use crate::record::Records;
@@ -70,12 +71,33 @@ impl Filter {
     pub fn begin(&self, request: &dyn Request, end: bool) -> Action {
         let target = request.header(":path");
         if let Some(probe) = self.probe(target) {
+            self.records.drain.reached(Asked::Endpoint(probe.index));
             return Action::Answer(self.answer(&probe, request));
         }
         match self.method(target, request) {
             None => Action::Pass,
             Some(_) if end => Action::Answer(Status::InvalidArgument.into()),
-            Some(method) => Action::Read(Box::new(Call::new(method))),
+            Some(method) => {
+                self.records.drain.reached(Asked::Grpc);
+                Action::Read(Box::new(Call::new(method)))
+            }
+        }
+    }
+
+    /// Looks at a request that a filter before ours has answered: does Envoy drain?
+    pub fn answered_before(&self, request: &dyn Request) {
+        if self.config.services.is_empty() {
+            return;
+        }
+        let target = request.header(":path");
+        let asked = match self.probe(target) {
+            Some(probe) => Asked::Endpoint(probe.index),
+            None if self.method(target, request).is_some() => Asked::Grpc,
+            None => return,
+        };
+        // Envoy's own word for it: no client and no backend can give it.
+        if request.response_details() == b"health_check_failed" {
+            self.records.drain.answered_before(asked);
         }
     }
 

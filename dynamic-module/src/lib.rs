@@ -11,12 +11,14 @@
 //! 7. [`source`]: what the worker knows of the clusters, as the core's view.
 //! 8. [`connections`]: the network filters by which any cluster can be asked for.
 //! 9. [`stats`]: what is counted and shown of it.
-//! 10. [`record`]: what all workers share: the last verdict of each endpoint.
+//! 10. [`record`]: what all workers share: the last verdict of each endpoint, and
+//! 11. [`drain`]: whether Envoy drains.
 
 mod ffi;
 
 pub mod config;
 pub mod connections;
+pub mod drain;
 pub mod envoy;
 pub mod filter;
 pub mod grpc;

@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_int};
 use std::marker::PhantomData;
 use std::mem::transmute;
 use std::ptr::{null, null_mut};
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 
 use healthz_core::view::Counts;
 
@@ -52,6 +52,14 @@ macro_rules! callbacks {
 /// Set when the module is loaded.
 pub static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
 
+/// Whether HTTP filters are told the details of a response. 1.38 knows the attribute's number, and if
+/// asked logs an error; 1.39 brought it together with attributes for network filters.
+static HAS_DETAILS: LazyLock<bool> = LazyLock::new(|| {
+    let symbol = c"envoy_dynamic_module_callback_network_filter_get_attribute_string";
+    // SAFETY: the name ends with a zero; nothing is called.
+    !unsafe { dlsym(null_mut(), symbol.as_ptr()) }.is_null()
+});
+
 unsafe extern "C" {
     /// The C library's: a null for `library` looks among what the executable exports.
     fn dlsym(library: Pointer, symbol: *const c_char) -> Pointer;
@@ -83,6 +91,7 @@ callbacks! {
     http_send_response_headers(filter: Pointer, headers: *const Header, count: usize, end: bool);
     http_send_response_data(filter: Pointer, body: Buffer, end: bool);
     http_send_response_trailers(filter: Pointer, trailers: *const Header, count: usize);
+    http_filter_get_attribute_string(filter: Pointer, id: c_int, value: *mut Buffer) -> bool;
     http_filter_scheduler_new(filter: Pointer) -> Pointer;
     http_filter_scheduler_commit(scheduler: Pointer, event: u64);
     http_filter_scheduler_delete(scheduler: Pointer);
@@ -92,6 +101,7 @@ callbacks! {
 
 const REQUEST_HEADER: c_int = 0;
 const RECEIVED_REQUEST_BODY: c_int = 0;
+const RESPONSE_CODE_DETAILS: c_int = 16;
 
 /// Writes a line to Envoy's log.
 pub fn write_line(level: Level, line: &str) {
@@ -165,6 +175,21 @@ impl Request for Stream<'_> {
                 null_mut(),
             );
             if found { value.bytes() } else { &[] }
+        }
+    }
+
+    fn response_details(&self) -> &[u8] {
+        let mut details = Buffer::EMPTY;
+        // SAFETY: the pointer is of the request whose hook runs; the details are the request's, and nothing
+        // changes them before the hook ends.
+        unsafe {
+            let found = *HAS_DETAILS
+                && http_filter_get_attribute_string(
+                    self.0,
+                    RESPONSE_CODE_DETAILS,
+                    &raw mut details,
+                );
+            if found { details.bytes() } else { &[] }
         }
     }
 

@@ -37,10 +37,12 @@ struct Held {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Stage {
-    /// Not looked at yet, or none of ours.
+    /// Not looked at yet.
     Open,
     /// There was a fault before the request was looked at.
     Faulty,
+    /// None of ours.
+    Passed,
     /// The body of a call is being read.
     Reading,
     /// A Watch of this endpoint.
@@ -262,7 +264,10 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_headers(
         _ => Ok(held.filter.begin(&request, end)),
     };
     match guard("http_filter_request_headers", || Err(Fault), begin) {
-        Ok(Action::Pass) => return CONTINUE,
+        Ok(Action::Pass) => {
+            held.stage.set(Stage::Passed);
+            return CONTINUE;
+        }
         Ok(Action::Answer(answer)) => held.send(&request, &answer),
         Ok(Action::Read(call)) => {
             held.call.set(Some(call));
@@ -272,6 +277,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_headers(
             // Other requests go on even now; if that cannot be told, this one is answered.
             let ours = || held.filter.is_for_us(&request);
             if !catch_unwind(AssertUnwindSafe(ours)).unwrap_or(true) {
+                held.stage.set(Stage::Passed);
                 return CONTINUE;
             }
             held.send_fault(&request);
@@ -295,7 +301,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_body(
     let request = Stream(filter, PhantomData);
     held.read(&request, "http_filter_request_body", end);
     match held.stage.get() {
-        Stage::Open | Stage::Faulty => CONTINUE,
+        Stage::Open | Stage::Faulty | Stage::Passed => CONTINUE,
         _ => DROP_BODY,
     }
 }
@@ -311,9 +317,27 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_trailers(
     let request = Stream(filter, PhantomData);
     held.read(&request, "http_filter_request_trailers", true);
     match held.stage.get() {
-        Stage::Open | Stage::Faulty => CONTINUE,
+        Stage::Open | Stage::Faulty | Stage::Passed => CONTINUE,
         _ => STOP,
     }
+}
+
+/// A request that a filter before ours has answered was never shown to us.
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_on_http_filter_response_headers(
+    filter: Pointer,
+    ours: Pointer,
+    _end: bool,
+) -> c_int {
+    let look = || {
+        // SAFETY: this is a hook of the request, and nothing in it ends the request.
+        let held = unsafe { &*ours.cast::<Held>() };
+        if held.stage.get() == Stage::Open {
+            held.filter.answered_before(&Stream(filter, PhantomData));
+        }
+        CONTINUE
+    };
+    guard("http_filter_response_headers", || CONTINUE, look)
 }
 
 /// The module's thread has woken a Watch that leads its group.
@@ -379,7 +403,6 @@ macro_rules! idle_hooks {
 }
 
 idle_hooks! {
-    http_filter_response_headers(Pointer, Pointer, bool) -> CONTINUE;
     http_filter_response_body(Pointer, Pointer, bool) -> CONTINUE;
     http_filter_response_trailers(Pointer, Pointer) -> CONTINUE;
     http_filter_stream_complete(Pointer, Pointer);

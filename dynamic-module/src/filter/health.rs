@@ -95,7 +95,7 @@ impl Filter {
                     return Ok(Reply::Watch(unknown, None));
                 };
                 watch::start().map_err(|_| Status::Unavailable)?;
-                let told = self.health(endpoint, request);
+                let told = self.watched(endpoint, request);
                 let key = Key {
                     filter: std::ptr::from_ref(self).addr(),
                     endpoint,
@@ -109,7 +109,16 @@ impl Filter {
 
     /// Judges the endpoint of a Watch that leads its group, and tells the group.
     pub fn tick(&self, watch: WatchId, endpoint: usize, request: &dyn Request) {
-        watch::tell(watch, self.health(endpoint, request));
+        watch::tell(watch, self.watched(endpoint, request));
+    }
+
+    /// Judges an endpoint for Watches.
+    pub(super) fn watched(&self, endpoint: usize, request: &dyn Request) -> Health {
+        let health = self.health(endpoint, request);
+        if self.records.drain.concerns(endpoint) {
+            return Health::Unhealthy;
+        }
+        health
     }
 
     /// Judges an endpoint.

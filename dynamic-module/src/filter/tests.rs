@@ -13,6 +13,7 @@ use crate::grpc::{ServingStatus, status, statuses};
 #[derive(Default)]
 struct FakeEnvoy {
     headers: BTreeMap<&'static str, &'static str>,
+    details: &'static str,
     /// What has just come of the body.
     body: Vec<Vec<u8>>,
     /// By name, one entry a priority.
@@ -43,6 +44,10 @@ impl Setup for FakeEnvoy {
 impl Request for FakeEnvoy {
     fn header(&self, name: &str) -> &[u8] {
         self.headers.get(name).map_or(b"", |value| value.as_bytes())
+    }
+
+    fn response_details(&self) -> &[u8] {
+        self.details.as_bytes()
     }
 
     fn body(&self) -> Vec<&[u8]> {
@@ -441,4 +446,30 @@ fn a_watch_begins_with_the_status() {
     assert_eq!(unknown, Reply::Watch(expected, None));
     let reply = envoy.call(&filter, &[b"\0\0\0\0\x03\x0a\x01"]);
     assert_eq!(failed(reply), "3");
+}
+
+/// What Envoy's health_check filter answers in our place, Watches are told too.
+#[test]
+fn a_watch_is_told_of_a_drain() {
+    let mut envoy = FakeEnvoy::on_http2("/grpc.health.v1.Health/Watch");
+    envoy.clusters.insert("c", vec![hosts(1, 1, 0)]);
+    let filter = with_services(&envoy, "/drain");
+    let healthy = |envoy: &FakeEnvoy| [0, 1].map(|index| filter.watched(index, envoy));
+    let (up, down) = (Health::Healthy, Health::Unhealthy);
+    let mut answered_before = |path, details, expected| {
+        envoy.headers.insert(":path", path);
+        envoy.details = details;
+        filter.answered_before(&envoy);
+        assert_eq!(healthy(&envoy), expected, "{path} {details}");
+    };
+    answered_before("/drain", "local_rate_limited", [up, up]);
+    answered_before("/other", "health_check_failed", [up, up]);
+    answered_before("/drain?x", "health_check_failed", [down, up]);
+    answered_before(CHECK, "health_check_failed", [down, down]);
+    assert_eq!(envoy.get(&filter, "/live"), answer("200", ""));
+    assert_eq!(healthy(&envoy), [down, down]);
+    assert_eq!(envoy.get(&filter, "/drain"), answer("200", ""));
+    assert_eq!(healthy(&envoy), [up, up]);
+    // No transition of the endpoint, as with probes.
+    assert_eq!(envoy.log.borrow().len(), 2);
 }

@@ -2,6 +2,7 @@
 
 use e2e::backend::{Backend, ping};
 use e2e::config::{bootstrap, cluster, listener_with_routes, with_grpc_check};
+use e2e::envoy::version;
 use e2e::{eventually, free_port, module};
 use serde_json::{Value, json};
 use tonic::transport::{Channel, Endpoint};
@@ -51,16 +52,25 @@ fn configuration(way: Way, admin: u16, port: u16, backend: u16) -> Value {
     bootstrap(admin, vec![listener], vec![cluster])
 }
 
+fn connect(port: u16) -> Channel {
+    let channel = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
+    channel.connect_lazy()
+}
+
 impl Health {
     async fn start(way: Way) -> Self {
         let (admin, port, backend) = (free_port(), free_port(), free_port());
         let config = configuration(way, admin, port, backend);
-        let channel = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
         Self {
             native: Native::of(&config, admin, port).await,
             backend,
-            channel: channel.connect_lazy(),
+            channel: connect(port),
         }
+    }
+
+    /// Takes a new connection for what follows: Envoy asks clients to leave while it drains.
+    fn reconnect(&mut self) {
+        self.channel = connect(self.native.port);
     }
 
     async fn check(&self, service: &str) -> Result<ServingStatus, Status> {
@@ -153,4 +163,47 @@ async fn watch() {
             assert!(more.is_err(), "{more:?}");
         }
     }
+}
+
+/// While Envoy drains, Envoy's health_check filter refuses probes and Checks, and open Watches hear of it
+/// by those: not before Envoy 1.39, which tells a module why an answer was given.
+#[tokio::test]
+async fn drain() {
+    use ServingStatus::{NotServing, Serving};
+    let mut health = Health::start(Way::Route).await;
+    let backend = Backend::start(health.backend).await;
+    health.wait_for(Serving).await;
+    let mut watch = health.watch("").await.unwrap();
+    let mut live = health.watch("live").await.unwrap();
+    assert_eq!(next(&mut watch).await.unwrap(), Serving);
+    assert_eq!(next(&mut live).await.unwrap(), Serving);
+    let hears = !version().starts_with("1.38.");
+
+    for _ in 0..2 {
+        health.native.envoy.post("/healthcheck/fail").await;
+        assert_eq!(health.native.prober.get("/healthz").await.status, 503);
+        if hears {
+            assert_eq!(next(&mut watch).await.unwrap(), NotServing);
+        }
+        health.reconnect();
+        let refused = health.check("live").await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable);
+        health.reconnect();
+        let refused = health.watch("").await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable);
+        if hears {
+            // Only now it is known that the route of gRPC minds a drain.
+            assert_eq!(next(&mut live).await.unwrap(), NotServing);
+        }
+        health.native.envoy.post("/healthcheck/ok").await;
+        health.reconnect();
+        assert_eq!(health.check("live").await.unwrap(), Serving);
+        if hears {
+            assert_eq!(next(&mut watch).await.unwrap(), Serving);
+            assert_eq!(next(&mut live).await.unwrap(), Serving);
+        }
+    }
+    // Whatever else was sent would come first.
+    backend.stop();
+    assert_eq!(next(&mut watch).await.unwrap(), NotServing);
 }
