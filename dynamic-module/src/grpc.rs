@@ -37,7 +37,7 @@ pub enum Status {
     ResourceExhausted,
     /// The message is compressed.
     Unimplemented,
-    /// No thread can be had for a Watch.
+    /// A Watch that would not hear of changes.
     Unavailable,
 }
 

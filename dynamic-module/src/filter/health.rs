@@ -89,22 +89,31 @@ impl Filter {
             }
             Method::Watch => {
                 let service = call.message.service()?;
-                let Some(&endpoint) = self.config.services.get(&service) else {
-                    // Services come only with another configuration, which other streams will meet.
-                    let unknown = status(ServingStatus::ServiceUnknown);
-                    return Ok(Reply::Watch(unknown, None));
-                };
-                watch::start().map_err(|_| Status::Unavailable)?;
-                let told = self.watched(endpoint, request);
-                let key = Key {
-                    filter: std::ptr::from_ref(self).addr(),
-                    endpoint,
-                    route: request.route_cluster().map(<[u8]>::to_vec),
-                };
-                let watched = Watched { key, told };
-                Ok(Reply::Watch(status(told.into()), Some(watched)))
+                match self.config.services.get(&service) {
+                    Some(&endpoint) => self.watch(endpoint, request),
+                    // Services come only with another configuration, which other calls will meet.
+                    None => Ok(Reply::Watch(status(ServingStatus::ServiceUnknown), None)),
+                }
             }
         }
+    }
+
+    /// Begins a Watch of an endpoint.
+    fn watch(&self, index: usize, request: &dyn Request) -> Result<Reply, Status> {
+        let told = self.watched(index, request);
+        let endpoint = self.config.endpoints.get(index);
+        let blind = endpoint.is_none_or(|endpoint| WorkerView::new(request, endpoint).is_blind());
+        // Its caller comes again.
+        if blind || watch::start().is_err() {
+            return Err(Status::Unavailable);
+        }
+        let key = Key {
+            filter: std::ptr::from_ref(self).addr(),
+            endpoint: index,
+            route: request.route_cluster().map(<[u8]>::to_vec),
+        };
+        let watched = Watched { key, told };
+        Ok(Reply::Watch(status(told.into()), Some(watched)))
     }
 
     /// Judges the endpoint of a Watch that leads its group, and tells the group.

@@ -441,6 +441,15 @@ fn a_watch_begins_with_the_status() {
     assert_eq!(message, status(ServingStatus::NotServing));
     assert_eq!((other.told, other.key), (Health::Unhealthy, watched.key));
 
+    // Without a network filter it depends on the route's cluster.
+    envoy.network_filter = false;
+    let other = envoy.call(&filter, &[b"\0\0\0\0\0"]);
+    assert!(matches!(other, Reply::Watch(_, Some(_))), "{other:?}");
+    envoy.route = None;
+    assert_eq!(failed(envoy.call(&filter, &[b"\0\0\0\0\0"])), "14");
+    let live = envoy.call(&filter, &[b"\0\0\0\0\x06\x0a\x04live"]);
+    assert!(matches!(live, Reply::Watch(_, Some(_))), "{live:?}");
+
     let unknown = envoy.call(&filter, &[b"\0\0\0\0\x03\x0a\x01b"]);
     let expected = status(ServingStatus::ServiceUnknown);
     assert_eq!(unknown, Reply::Watch(expected, None));

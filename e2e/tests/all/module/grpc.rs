@@ -1,7 +1,7 @@
 //! `grpc.health.v1.Health` answered by the module, asked by tonic's client.
 
 use e2e::backend::{Backend, ping};
-use e2e::config::{bootstrap, cluster, listener_with_routes, with_grpc_check};
+use e2e::config::{Cds, bootstrap, cluster, listener_with_routes, with_grpc_check};
 use e2e::envoy::version;
 use e2e::{eventually, free_port, module};
 use serde_json::{Value, json};
@@ -206,4 +206,50 @@ async fn drain() {
     // Whatever else was sent would come first.
     backend.stop();
     assert_eq!(next(&mut watch).await.unwrap(), NotServing);
+}
+
+/// A cluster that comes, goes and comes again. A Watch by a route to a cluster that Envoy does not know
+/// would never hear of it: it ends, and its caller comes again.
+#[tokio::test]
+async fn a_cluster_that_comes_and_goes() {
+    use ServingStatus::{NotServing, Serving};
+    for way in [Way::NetworkFilter, Way::Route] {
+        let (admin, port) = (free_port(), free_port());
+        let mut config = configuration(way, admin, port, 1);
+        let clusters = &mut config["static_resources"]["clusters"];
+        clusters.as_array_mut().unwrap().remove(0);
+        // Envoy refuses such a route otherwise.
+        let manager = "/static_resources/listeners/0/filter_chains/0/filters";
+        let filters = config.pointer_mut(manager).unwrap().as_array_mut().unwrap();
+        filters.last_mut().unwrap()["typed_config"]["route_config"]["validate_clusters"] =
+            json!(false);
+        let mut cds = Cds::add_to(&mut config, vec![]);
+        let cluster = || Some(cluster("c", &[("127.0.0.1", 1)]));
+        let health = Health {
+            native: Native::of(&config, admin, port).await,
+            backend: 1,
+            channel: connect(port),
+        };
+        let mut watch = None;
+        match (way, health.watch("").await) {
+            (Way::NetworkFilter, Ok(stream)) => {
+                let stream = watch.insert(stream);
+                assert_eq!(next(stream).await.unwrap(), NotServing);
+            }
+            (Way::Route, Err(status)) => assert_eq!(status.code(), Code::Unavailable),
+            (_, other) => panic!("{other:?}"),
+        }
+        assert_eq!(health.check("").await.unwrap(), NotServing);
+        cds.set("c", cluster());
+        health.wait_for(Serving).await;
+        let mut watch = match watch {
+            Some(watch) => watch,
+            None => health.watch("").await.unwrap(),
+        };
+        assert_eq!(next(&mut watch).await.unwrap(), Serving);
+        for (cluster, expected) in [(None, NotServing), (cluster(), Serving), (None, NotServing)] {
+            cds.set("c", cluster);
+            assert_eq!(next(&mut watch).await.unwrap(), expected);
+        }
+    }
 }
