@@ -101,7 +101,7 @@ FUZZ_SECONDS := 30
 fuzz:
 	@cargo +nightly --version >/dev/null 2>&1 || $(call SKIP,fuzz,no nightly toolchain here) && \
 	{ command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz; } && \
-	cd fuzz && for target in clusters config request snapshot; do \
+	cd fuzz && for target in clusters config grpc request snapshot; do \
 	  mkdir -p corpus/$$target && \
 	  cargo +nightly fuzz run $$target corpus/$$target ../src/testdata -- -max_len=8192 -print_final_stats=1 \
 	    -max_total_time=$(FUZZ_SECONDS) $$(find . -maxdepth 1 -name $$target.dict -printf '-dict=%p') || exit 1; \

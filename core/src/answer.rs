@@ -176,7 +176,7 @@ fn status(health: Health) -> u32 {
 }
 
 /// As Envoy's `Grpc::Common::hasGrpcContentType`: `application/grpc`, alone or with `+` or `;` behind.
-fn is_grpc(content_type: &[u8]) -> bool {
+pub fn is_grpc(content_type: &[u8]) -> bool {
     content_type
         .strip_prefix(b"application/grpc")
         .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))

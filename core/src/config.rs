@@ -202,7 +202,13 @@ fn check_path(field: &str, path: &str) -> Result<(), ConfigError> {
     }
 }
 
-fn check_count(field: &str, count: usize, least: usize, most: usize) -> Result<(), ConfigError> {
+/// Refuses a list or an object that has too few or too many entries.
+pub fn check_count(
+    field: &str,
+    count: usize,
+    least: usize,
+    most: usize,
+) -> Result<(), ConfigError> {
     if (least..=most).contains(&count) {
         return Ok(());
     }

@@ -1,13 +1,21 @@
 //! The module's configuration: the shared half, less what concerns the admin.
 //!
 //! ```json
-//! {"endpoints": [{"path": "/healthz", "clusters": ["my_service"]}]}
+//! {"endpoints": [{"path": "/healthz", "clusters": ["my_service"]}], "grpc_health": {"services": {"": "/healthz"}}}
 //! ```
 //!
 //! Envoy hands over a StringValue as it is and a Struct as JSON.
 
-use healthz_core::config::{ConfigError, Endpoint, Endpoints, FilterName, read, refuse};
+use std::collections::BTreeMap;
+use std::fmt;
+
+use healthz_core::config::{
+    ConfigError, Endpoint, Endpoints, FilterName, check_count, present, read, refuse,
+};
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+
+use crate::grpc::Method;
 
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +24,12 @@ pub struct Config {
     pub name: FilterName,
     /// The endpoints, each path once.
     pub endpoints: Vec<Endpoint>,
+    /// gRPC services, each with the index of the endpoint that decides for it, at most 64; empty
+    /// without `grpc_health`.
+    pub services: BTreeMap<String, usize>,
 }
+
+const MAX_SERVICES: usize = 64;
 
 const EXAMPLE: &str = r#"{"endpoints": [{"path": "/healthz", "clusters": ["my_service"]}]}"#;
 
@@ -31,6 +44,8 @@ struct RawConfig {
     #[serde(default)]
     name: FilterName,
     endpoints: Endpoints,
+    #[serde(default, deserialize_with = "present")]
+    grpc_health: Option<RawGrpcHealth>,
     #[serde(default, rename = "admin_cluster", deserialize_with = "no_admin")]
     _admin_cluster: (),
     #[serde(default, rename = "admin_timeout_ms", deserialize_with = "no_admin")]
@@ -56,10 +71,71 @@ impl Config {
         if let Some(field) = raw.endpoints.drain_field() {
             return Err(ConfigError::new(field, NO_DRAIN));
         }
+        let endpoints = raw.endpoints.check(false)?;
         Ok(Self {
             name: raw.name,
-            endpoints: raw.endpoints.check(false)?,
+            services: match raw.grpc_health {
+                Some(grpc_health) => grpc_health.check(&endpoints)?,
+                None => BTreeMap::new(),
+            },
+            endpoints,
         })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawGrpcHealth {
+    services: RawServices,
+}
+
+/// Names and paths, in the order of the text.
+struct RawServices(Vec<(String, String)>);
+
+impl RawGrpcHealth {
+    fn check(self, endpoints: &[Endpoint]) -> Result<BTreeMap<String, usize>, ConfigError> {
+        let RawServices(raw) = self.services;
+        check_count("grpc_health.services", raw.len(), 1, MAX_SERVICES)?;
+        let taken = |endpoint: &&Endpoint| Method::of_path(endpoint.path.as_bytes()).is_some();
+        if let Some(endpoint) = endpoints.iter().find(taken) {
+            let fault = format!(
+                "must not be with the endpoint {:?}, which it would answer itself",
+                endpoint.path
+            );
+            return Err(ConfigError::new("grpc_health", fault));
+        }
+        let mut services = BTreeMap::new();
+        for (name, path) in raw {
+            let field = format!("grpc_health.services[{name:?}]");
+            let Some(index) = endpoints.iter().position(|endpoint| endpoint.path == path) else {
+                let fault = format!("must be the path of one of the endpoints, got {path:?}");
+                return Err(ConfigError::new(field, fault));
+            };
+            if services.insert(name, index).is_some() {
+                return Err(ConfigError::new(field, "must be unique, got it twice"));
+            }
+        }
+        Ok(services)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawServices {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        struct ServicesVisitor;
+        impl<'de> Visitor<'de> for ServicesVisitor {
+            type Value = RawServices;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of gRPC service names and paths of endpoints")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut services = Vec::new();
+                while let Some(service) = map.next_entry()? {
+                    services.push(service);
+                }
+                Ok(RawServices(services))
+            }
+        }
+        input.deserialize_map(ServicesVisitor)
     }
 }
 
@@ -113,6 +189,90 @@ mod tests {
         let endpoint = r#"{"path": "/a", "clusters": []}, {"path": "/b", "clusters": [], "fail_when_draining": true}"#;
         let field = format!("endpoints[1].fail_when_draining: {NO_DRAIN}");
         refused(&format!(r#"{{"endpoints": [{endpoint}]}}"#), &field);
+    }
+
+    fn with_services(services: &str) -> String {
+        let endpoints = r#"[{"path": "/a", "clusters": []}, {"path": "/b", "clusters": []}]"#;
+        format!(r#"{{"endpoints": {endpoints}, "grpc_health": {{"services": {services}}}}}"#)
+    }
+
+    #[test]
+    fn services_lead_to_endpoints() {
+        let text = with_services(r#"{"": "/b", "yages.Echo": "/a", "é": "/b"}"#);
+        let config = Config::parse(text.as_bytes()).unwrap();
+        let expected = [("", 1), ("yages.Echo", 0), ("é", 1)];
+        let expected = expected.map(|(name, index)| (name.to_owned(), index));
+        assert_eq!(config.services, expected.into());
+
+        let many = |count| {
+            let services: Vec<_> = (0..count).map(|n| format!(r#""{n}": "/a""#)).collect();
+            with_services(&format!("{{{}}}", services.join(",")))
+        };
+        let config = Config::parse(many(64).as_bytes()).unwrap();
+        assert_eq!(config.services.len(), 64);
+        refused(
+            &many(65),
+            "grpc_health.services: must have 1 to 64 entries, got 65",
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_services() {
+        for (services, line) in [
+            (
+                "{}",
+                "grpc_health.services: must have 1 to 64 entries, got 0",
+            ),
+            (
+                r#"{"x": "/c"}"#,
+                r#"grpc_health.services["x"]: must be the path of one of the endpoints, got "/c""#,
+            ),
+            (
+                r#"{"": ""}"#,
+                r#"grpc_health.services[""]: must be the path of one of the endpoints, got """#,
+            ),
+            (
+                r#"{"x": "/a", "y": "/a", "x": "/b"}"#,
+                r#"grpc_health.services["x"]: must be unique, got it twice"#,
+            ),
+            (
+                r#"{"x": 1}"#,
+                "grpc_health.services.x: invalid type: integer `1`, expected a string",
+            ),
+            (
+                r#"["/a"]"#,
+                "grpc_health.services: invalid type: sequence, expected an object of gRPC",
+            ),
+            ("null", "grpc_health.services: invalid type: null"),
+        ] {
+            refused(&with_services(services), line);
+        }
+        let endpoint = r#"{"path": "/grpc.health.v1.Health/Check", "clusters": []}"#;
+        for (text, line) in [
+            (
+                r#"{"endpoints": [], "grpc_health": null}"#.to_owned(),
+                "grpc_health: invalid type: null",
+            ),
+            (
+                r#"{"endpoints": [], "grpc_health": {"service": {}}}"#.to_owned(),
+                "grpc_health.service: unknown field `service`",
+            ),
+            (
+                r#"{"endpoints": [], "grpc_health": {}}"#.to_owned(),
+                "grpc_health: missing field `services`",
+            ),
+            (
+                format!(
+                    r#"{{"endpoints": [{endpoint}], "grpc_health": {{"services": {{"": "/grpc.health.v1.Health/Check"}}}}}}"#
+                ),
+                r#"grpc_health: must not be with the endpoint "/grpc.health.v1.Health/Check""#,
+            ),
+        ] {
+            refused(&text, line);
+        }
+        // Without it the path is like any other.
+        let alone = format!(r#"{{"endpoints": [{endpoint}]}}"#);
+        assert!(Config::parse(alone.as_bytes()).is_ok());
     }
 
     #[test]

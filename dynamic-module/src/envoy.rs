@@ -20,12 +20,12 @@ pub enum Level {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metric(pub usize);
 
-/// An answer, ready to be sent.
+/// An answer of headers and a body, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// All headers but those that Envoy adds itself; `:status` first.
     pub headers: Vec<(&'static str, Cow<'static, str>)>,
-    /// The body; empty for a HEAD.
+    /// The body; empty for a HEAD and for a gRPC status alone.
     pub body: Cow<'static, str>,
 }
 
@@ -43,6 +43,11 @@ pub trait Setup {
 pub trait Request {
     /// The value of a request header; empty if there is none.
     fn header(&self, name: &str) -> &[u8];
+    /// In the hook of the answer's headers, why Envoy has given that answer, like `health_check_failed`;
+    /// empty before Envoy 1.39.
+    fn response_details(&self) -> &[u8];
+    /// The piece of the body that has just come; nothing outside of the hook for it.
+    fn body(&self) -> Vec<&[u8]>;
     /// The name of the cluster that the request's route leads to.
     fn route_cluster(&self) -> Option<&[u8]>;
     /// How many hosts that cluster has at one priority; `None` if it has no such priority.
@@ -59,4 +64,20 @@ pub trait Request {
     fn set(&self, gauge: Metric, labels: &[&str], value: u64);
     /// Writes a line to Envoy's log.
     fn log(&self, level: Level, line: &str);
+}
+
+/// The stream of a Watch, on its worker.
+pub trait Watcher {
+    /// Sends a message more, if the stream still lives.
+    fn send(&self, message: &[u8]);
+    /// Ends the stream after a fault.
+    fn fail(&self);
+    /// What wakes this Watch, while its stream lives.
+    fn waker(&self) -> Box<dyn Waker>;
+}
+
+/// Has Envoy call the module for one Watch, on the worker of its stream, from any thread.
+pub trait Waker: Send {
+    /// Once for each call of this.
+    fn wake(&self);
 }

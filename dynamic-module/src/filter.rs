@@ -1,5 +1,7 @@
 //! A request, to its answer; and what is logged and counted of it.
 
+mod health;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -9,10 +11,14 @@ use healthz_core::judgement::{Health, judge};
 use healthz_core::transition::Transition;
 
 use crate::config::Config;
+use crate::drain::Asked;
 use crate::envoy::{Answer, Level, Request, Setup};
+use crate::grpc::Status;
 use crate::record::Records;
 use crate::source::WorkerView;
-use crate::stats::Stats;
+use crate::stats::{Counted, Stats};
+
+pub use health::{Call, Reply, Watched};
 
 /// A checked configuration and what belongs to it, shared by all workers.
 pub struct Filter {
@@ -21,9 +27,19 @@ pub struct Filter {
     stats: Stats,
 }
 
+/// What becomes of a request when its headers have come.
+pub enum Action {
+    /// It is none of ours.
+    Pass,
+    /// It is answered.
+    Answer(Answer),
+    /// Its body decides.
+    Read(Box<Call>),
+}
+
 /// One request for an endpoint's path.
 #[derive(Clone, Copy)]
-pub struct Probe<'a> {
+struct Probe<'a> {
     index: usize,
     endpoint: &'a Endpoint,
     query: &'a [u8],
@@ -45,9 +61,49 @@ impl Filter {
         }
     }
 
-    /// The endpoint that this request is for, if it is for one of ours.
-    pub fn probe<'a>(&'a self, request: &'a dyn Request) -> Option<Probe<'a>> {
-        let mut target = request.header(":path").splitn(2, |&byte| byte == b'?');
+    /// Whether this request is for us.
+    pub fn is_for_us(&self, request: &dyn Request) -> bool {
+        let target = request.header(":path");
+        self.probe(target).is_some() || self.method(target, request).is_some()
+    }
+
+    /// Looks at a request's headers; `end` if there is no more of it.
+    pub fn begin(&self, request: &dyn Request, end: bool) -> Action {
+        let target = request.header(":path");
+        if let Some(probe) = self.probe(target) {
+            self.records.drain.reached(Asked::Endpoint(probe.index));
+            return Action::Answer(self.answer(&probe, request));
+        }
+        match self.method(target, request) {
+            None => Action::Pass,
+            Some(_) if end => Action::Answer(Status::InvalidArgument.into()),
+            Some(method) => {
+                self.records.drain.reached(Asked::Grpc);
+                Action::Read(Box::new(Call::new(method)))
+            }
+        }
+    }
+
+    /// Looks at a request that a filter before ours has answered: does Envoy drain?
+    pub fn answered_before(&self, request: &dyn Request) {
+        if self.config.services.is_empty() {
+            return;
+        }
+        let target = request.header(":path");
+        let asked = match self.probe(target) {
+            Some(probe) => Asked::Endpoint(probe.index),
+            None if self.method(target, request).is_some() => Asked::Grpc,
+            None => return,
+        };
+        // Envoy's own word for it: no client and no backend can give it.
+        if request.response_details() == b"health_check_failed" {
+            self.records.drain.answered_before(asked);
+        }
+    }
+
+    /// The endpoint that is asked for, if it is one of ours.
+    fn probe<'a>(&'a self, target: &'a [u8]) -> Option<Probe<'a>> {
+        let mut target = target.splitn(2, |&byte| byte == b'?');
         let path = target.next().unwrap_or_default();
         let mut endpoints = self.config.endpoints.iter().enumerate();
         let (index, endpoint) = endpoints.find(|(_, endpoint)| endpoint.path.as_bytes() == path)?;
@@ -58,31 +114,33 @@ impl Filter {
         })
     }
 
-    /// The answer to this request; `None` if it is none of ours.
-    pub fn answer(&self, request: &dyn Request) -> Option<Answer> {
-        let probe = self.probe(request)?;
+    fn answer(&self, probe: &Probe<'_>, request: &dyn Request) -> Answer {
         let method = request.header(":method");
         let kind = probe.kind(method, request);
         let view = WorkerView::new(request, probe.endpoint);
         let response = Response::to(kind, probe.endpoint, &view, Age::Live);
         let code = response.code();
         if kind != RequestKind::OtherMethod {
-            self.note(&probe, Health::from(code == 200), request, &view);
+            let health = Health::from(code == 200);
+            self.note(probe.index, probe.endpoint, health, request, &view);
         }
-        self.stats.probe(&self.config, probe.index, code, request);
-        Some(Answer::new(response, method == b"HEAD"))
+        let counted = Counted::Probe(code);
+        self.stats
+            .count(&self.config, probe.index, counted, request);
+        Answer::new(response, method == b"HEAD")
     }
 
     /// Logs and shows a verdict if it differs from the last one.
     fn note(
         &self,
-        probe: &Probe<'_>,
+        index: usize,
+        endpoint: &Endpoint,
         health: Health,
         request: &dyn Request,
         view: &WorkerView<'_>,
     ) {
-        if let Transition::Changed { .. } = self.records.update(probe.index, health) {
-            let line = judge(probe.endpoint, view).line(&probe.endpoint.path);
+        if let Transition::Changed { .. } = self.records.update(index, health) {
+            let line = judge(endpoint, view).line(&endpoint.path);
             let level = match health {
                 Health::Healthy => Level::Info,
                 Health::Unhealthy => Level::Warn,
@@ -91,11 +149,10 @@ impl Filter {
                 level,
                 &format!("envoy-healthz[{}]: {line}", self.config.name),
             );
-            let path = &probe.endpoint.path;
-            self.stats.transition(&self.config, path, request);
+            self.stats.transition(&self.config, &endpoint.path, request);
         }
-        if let Some(last) = self.records.last(probe.index) {
-            self.stats.show(&self.config, probe.index, last, request);
+        if let Some(last) = self.records.last(index) {
+            self.stats.show(&self.config, index, last, request);
         }
     }
 }
@@ -140,22 +197,22 @@ impl Answer {
                     body: if head { "".into() } else { body },
                 }
             }
-            Response::Grpc(health) => {
-                let (status, message) = match health {
-                    Health::Healthy => ("0", None),
-                    Health::Unhealthy => ("14", Some("unavailable")),
-                };
-                let mut headers = vec![
-                    (":status", "200".into()),
-                    ("content-type", "application/grpc".into()),
-                    ("grpc-status", status.into()),
-                ];
-                headers.extend(message.map(|message| ("grpc-message", message.into())));
-                Self {
-                    headers,
-                    body: "".into(),
-                }
-            }
+            Response::Grpc(Health::Healthy) => Self::grpc("0", None),
+            Response::Grpc(Health::Unhealthy) => Self::grpc("14", Some("unavailable")),
+        }
+    }
+
+    /// A gRPC status alone.
+    fn grpc(status: &'static str, message: Option<&'static str>) -> Self {
+        let mut headers = vec![
+            (":status", "200".into()),
+            ("content-type", "application/grpc".into()),
+            ("grpc-status", status.into()),
+        ];
+        headers.extend(message.map(|message| ("grpc-message", message.into())));
+        Self {
+            headers,
+            body: "".into(),
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use healthz_core::judgement::Health;
 use healthz_core::transition::{Record, Transition, compare};
 
+use crate::drain::Drain;
 use crate::stats::now;
 
 /// How long a worker may take to learn what another one knows, in milliseconds.
@@ -17,7 +18,11 @@ const WORKER_LAG: u64 = 100;
 
 /// The last verdicts of a configuration's endpoints, for the whole process.
 #[derive(Debug)]
-pub struct Records(Vec<Slot>);
+pub struct Records {
+    slots: Vec<Slot>,
+    /// Whether Envoy drains.
+    pub drain: Drain,
+}
 
 /// A [`Record`] in one word: the time, and below it two bits, which are 0 if there is none.
 #[derive(Debug, Default)]
@@ -38,8 +43,10 @@ impl Records {
         if let Some(records) = known.and_then(|(_, records)| records.upgrade()) {
             return records;
         }
-        let slots = (0..endpoints).map(|_| Slot::default()).collect();
-        let records = Arc::new(Self(slots));
+        let records = Arc::new(Self {
+            slots: (0..endpoints).map(|_| Slot::default()).collect(),
+            drain: Drain::new(endpoints),
+        });
         shared.push((text.into(), Arc::downgrade(&records)));
         records
     }
@@ -51,7 +58,7 @@ impl Records {
     }
 
     fn update_at(&self, endpoint: usize, health: Health, now: impl Fn() -> u64) -> Transition {
-        let Some(Slot(slot)) = self.0.get(endpoint) else {
+        let Some(Slot(slot)) = self.slots.get(endpoint) else {
             return Transition::Same;
         };
         let mut word = slot.load(Ordering::Relaxed);
@@ -77,7 +84,7 @@ impl Records {
 
     /// The last verdict on an endpoint.
     pub fn last(&self, endpoint: usize) -> Option<Health> {
-        let Slot(slot) = self.0.get(endpoint)?;
+        let Slot(slot) = self.slots.get(endpoint)?;
         Some(unpack(slot.load(Ordering::Relaxed))?.health)
     }
 }

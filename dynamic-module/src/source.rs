@@ -50,6 +50,12 @@ impl<'a> WorkerView<'a> {
         };
         Self { request, way }
     }
+
+    /// Whether it stays without a way for as long as its request lives: Envoy looks up a request's
+    /// cluster once, and goes on knowing none if it comes later.
+    pub fn is_blind(&self) -> bool {
+        matches!(self.way, Way::None(NoWay { route: None, .. }))
+    }
 }
 
 impl View for WorkerView<'_> {

@@ -1,8 +1,8 @@
 //! Our metrics. Prometheus shows them as `envoy_healthz_...` if the module's `metrics_namespace` is
 //! `healthz`.
 //!
-//! To add to a counter with labels costs Envoy as much as a twentieth of the whole probe. So probes are
-//! counted here, and what has come is handed over by a probe that finds the last time
+//! To add to a counter with labels costs Envoy as much as a twentieth of the whole probe. So probes and
+//! Checks are counted here, and what has come is handed over by one that finds the last time
 //! [`HAND_OVER`] ago: at once where probes are rare, and a hundred times a second in a flood.
 
 use std::sync::LazyLock;
@@ -14,28 +14,45 @@ use healthz_core::judgement::Health;
 use crate::config::Config;
 use crate::envoy::{Metric, Request, Setup};
 
-/// How long counted probes may wait for the next one, in milliseconds.
+/// How long what is counted may wait for the next probe or Check, in milliseconds.
 const HAND_OVER: u64 = 10;
 
 /// What is counted and shown of a configuration's endpoints.
 pub struct Stats {
     probes: Option<Metric>,
+    checks: Option<Metric>,
     transitions: Option<Metric>,
     healthy: Option<Metric>,
     endpoints: Vec<EndpointStats>,
-    /// When probes are handed over next.
+    /// When it is handed over next.
     due: AtomicU64,
 }
 
 /// One endpoint's.
 struct EndpointStats {
-    /// Probes that are not handed over yet, one number a code.
-    waiting: [AtomicU64; CODES.len()],
+    /// What is not handed over yet of each [`COUNTED`].
+    waiting: [AtomicU64; COUNTED.len()],
     /// What the gauge was set to last under this configuration: its stats are its own.
     shown: AtomicU8,
 }
 
-const CODES: [(u32, &str); 3] = [(200, "200"), (405, "405"), (503, "503")];
+/// How a probe or a Check was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// A probe, by the code.
+    Probe(u32),
+    /// A Check of gRPC, by the endpoint's health.
+    Check(Health),
+}
+
+/// Each, with the last label of its counter.
+const COUNTED: [(Counted, &str); 5] = [
+    (Counted::Probe(200), "200"),
+    (Counted::Probe(405), "405"),
+    (Counted::Probe(503), "503"),
+    (Counted::Check(Health::Healthy), "SERVING"),
+    (Counted::Check(Health::Unhealthy), "NOT_SERVING"),
+];
 
 /// No value that the gauge has.
 const NOT_SHOWN: u8 = u8::MAX;
@@ -49,6 +66,7 @@ impl Stats {
         };
         Self {
             probes: setup.counter("probes", &["filter", "path", "code"]),
+            checks: setup.counter("grpc_checks", &["filter", "path", "status"]),
             transitions: setup.counter("transitions", &["filter", "path"]),
             healthy: setup.gauge("healthy", &["filter", "path"]),
             endpoints: (0..endpoints).map(|_| endpoint()).collect(),
@@ -56,9 +74,9 @@ impl Stats {
         }
     }
 
-    /// Counts a probe of an endpoint that was answered with this code.
-    pub fn probe(&self, config: &Config, endpoint: usize, code: u32, request: &dyn Request) {
-        let place = CODES.iter().position(|(known, _)| *known == code);
+    /// Counts a probe or a Check of an endpoint.
+    pub fn count(&self, config: &Config, endpoint: usize, what: Counted, request: &dyn Request) {
+        let place = COUNTED.iter().position(|(known, _)| *known == what);
         let stats = self.endpoints.get(endpoint);
         if let Some(waiting) = place.and_then(|place| stats?.waiting.get(place)) {
             waiting.fetch_add(1, Ordering::Relaxed);
@@ -75,12 +93,18 @@ impl Stats {
     }
 
     fn hand_over(&self, config: &Config, request: &dyn Request) {
-        let Some(counter) = self.probes else { return };
         for (endpoint, stats) in config.endpoints.iter().zip(&self.endpoints) {
-            for ((_, code), waiting) in CODES.iter().zip(&stats.waiting) {
+            for ((what, label), waiting) in COUNTED.iter().zip(&stats.waiting) {
+                if waiting.load(Ordering::Relaxed) == 0 {
+                    continue;
+                }
+                let counter = match what {
+                    Counted::Probe(_) => self.probes,
+                    Counted::Check(_) => self.checks,
+                };
                 let count = waiting.swap(0, Ordering::Relaxed);
-                if count > 0 {
-                    let labels = [config.name.as_str(), &endpoint.path, code];
+                if let Some(counter) = counter {
+                    let labels = [config.name.as_str(), &endpoint.path, label];
                     request.count(counter, &labels, count);
                 }
             }

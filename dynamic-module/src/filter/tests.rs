@@ -7,11 +7,15 @@ use healthz_core::view::Counts;
 
 use super::*;
 use crate::envoy::Metric;
+use crate::grpc::{ServingStatus, status, statuses};
 
 /// An Envoy whose clusters the test sets.
 #[derive(Default)]
 struct FakeEnvoy {
     headers: BTreeMap<&'static str, &'static str>,
+    details: &'static str,
+    /// What has just come of the body.
+    body: Vec<Vec<u8>>,
     /// By name, one entry a priority.
     clusters: BTreeMap<&'static str, Vec<Counts>>,
     network_filter: bool,
@@ -21,7 +25,7 @@ struct FakeEnvoy {
     stats: RefCell<BTreeMap<String, u64>>,
 }
 
-const NAMES: [&str; 3] = ["probes", "transitions", "healthy"];
+const NAMES: [&str; 4] = ["probes", "transitions", "healthy", "grpc_checks"];
 
 impl Setup for FakeEnvoy {
     fn counter(&self, name: &str, _: &[&str]) -> Option<Metric> {
@@ -40,6 +44,14 @@ impl Setup for FakeEnvoy {
 impl Request for FakeEnvoy {
     fn header(&self, name: &str) -> &[u8] {
         self.headers.get(name).map_or(b"", |value| value.as_bytes())
+    }
+
+    fn response_details(&self) -> &[u8] {
+        self.details.as_bytes()
+    }
+
+    fn body(&self) -> Vec<&[u8]> {
+        self.body.iter().map(Vec::as_slice).collect()
     }
 
     fn route_cluster(&self) -> Option<&[u8]> {
@@ -92,7 +104,9 @@ impl FakeEnvoy {
 
     fn ask(&mut self, filter: &Filter, path: &'static str) -> Option<(String, String)> {
         self.headers.insert(":path", path);
-        let answer = filter.answer(self)?;
+        let Action::Answer(answer) = filter.begin(self, true) else {
+            return None;
+        };
         assert_eq!(answer.headers[0].0, ":status");
         Some((answer.headers[0].1.to_string(), answer.body.to_string()))
     }
@@ -104,6 +118,13 @@ fn filter(envoy: &FakeEnvoy, endpoints: &str) -> Filter {
         format!(r#"{{"endpoints": [{endpoints}]}}"#).as_bytes(),
     )
     .unwrap()
+}
+
+fn answered(filter: &Filter, envoy: &FakeEnvoy) -> Answer {
+    match filter.begin(envoy, true) {
+        Action::Answer(answer) => answer,
+        _ => panic!("no answer"),
+    }
 }
 
 fn answer(status: &str, body: &str) -> Option<(String, String)> {
@@ -227,7 +248,7 @@ fn what_is_asked_decides_the_form() {
     }
     envoy.headers.insert(":method", "HEAD");
     assert_eq!(envoy.ask(&filter, "/form?x"), answer("200", ""));
-    let head = filter.answer(&envoy).unwrap();
+    let head = answered(&filter, &envoy);
     assert!(head.headers.contains(&("content-length", "2".into())));
     envoy.headers.insert(":method", "POST");
     assert_eq!(
@@ -236,6 +257,228 @@ fn what_is_asked_decides_the_form() {
     );
     envoy.headers.insert("content-type", "application/grpc");
     assert_eq!(envoy.ask(&filter, "/form"), answer("200", ""));
-    let grpc = filter.answer(&envoy).unwrap();
+    let grpc = answered(&filter, &envoy);
     assert!(grpc.headers.contains(&("grpc-status", "0".into())));
+}
+
+/// A filter that answers for `""` and `a` by the cluster `c`, and for `live` by none.
+fn with_services(envoy: &FakeEnvoy, path: &str) -> Filter {
+    let text = format!(
+        r#"{{"endpoints": [{{"path": "{path}", "clusters": ["c"]}}, {{"path": "/live", "clusters": []}}],
+            "grpc_health": {{"services": {{"": "{path}", "a": "{path}", "live": "/live"}}}}}}"#
+    );
+    Filter::new(envoy, text.as_bytes()).unwrap()
+}
+
+impl FakeEnvoy {
+    fn on_http2(method: &'static str) -> Self {
+        Self {
+            headers: [
+                (":method", "POST"),
+                (":path", method),
+                ("content-type", "application/grpc"),
+            ]
+            .into(),
+            network_filter: true,
+            ..Self::default()
+        }
+    }
+
+    /// A whole call whose body comes in these pieces.
+    fn call(&mut self, filter: &Filter, pieces: &[&[u8]]) -> Reply {
+        let Action::Read(mut call) = filter.begin(self, false) else {
+            panic!("no call");
+        };
+        for piece in pieces {
+            self.body = vec![piece.to_vec()];
+            if let Some(reply) = filter.read(&mut call, false, self) {
+                return reply;
+            }
+        }
+        self.body.clear();
+        filter.read(&mut call, true, self).unwrap()
+    }
+}
+
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+
+fn failed(reply: Reply) -> String {
+    let Reply::Failed(answer) = reply else {
+        panic!("{reply:?}");
+    };
+    assert_eq!(answer.body, "");
+    assert!(answer.headers.contains(&(":status", "200".into())));
+    assert!(
+        answer
+            .headers
+            .contains(&("content-type", "application/grpc".into()))
+    );
+    let mut headers = answer.headers.into_iter();
+    let status = headers.find(|(name, _)| *name == "grpc-status");
+    status.unwrap().1.into_owned()
+}
+
+#[test]
+fn a_check_is_told_what_a_probe_is_told() {
+    let mut envoy = FakeEnvoy::on_http2(CHECK);
+    let filter = with_services(&envoy, "/check");
+    for (usable, expected) in [
+        (0, ServingStatus::NotServing),
+        (1, ServingStatus::Serving),
+        (0, ServingStatus::NotServing),
+    ] {
+        envoy.clusters.insert("c", vec![hosts(1, usable, 0)]);
+        for message in [&b"\0\0\0\0\0"[..], b"\0\0\0\0\x03\x0a\x01a"] {
+            let reply = envoy.call(&filter, &[message]);
+            assert_eq!(reply, Reply::Message(status(expected)));
+        }
+        let reply = envoy.call(&filter, &[b"\0\0\0", b"\0\x06\x0a\x04li", b"ve"]);
+        assert_eq!(reply, Reply::Message(status(ServingStatus::Serving)));
+    }
+    for (pieces, expected) in [
+        (&[&b"\0\0\0\0\x03\x0a\x01b"[..]][..], "5"),
+        (&[], "3"),
+        (&[b"\0\0\0\0\x03\x0a\x01"], "3"),
+        (&[b"\0\0\0\0\0", b"\0\0\0\0\0"], "3"),
+        (&[b"\0\0\0\x10", b"\x01"], "8"),
+        (&[b"\x01\0\0\0\x03"], "12"),
+    ] {
+        let reply = envoy.call(&filter, pieces);
+        assert_eq!(failed(reply), expected, "{pieces:?}");
+    }
+    // The end of the stream with the headers: no message.
+    let answer = answered(&filter, &envoy);
+    assert_eq!(failed(Reply::Failed(answer)), "3");
+
+    // What followed came too quickly to be a transition.
+    let expected = [
+        "envoy-healthz[default]: /check is unhealthy: c 0/1 healthy",
+        "envoy-healthz[default]: /live is healthy",
+    ];
+    assert_eq!(envoy.log.borrow()[..], expected);
+}
+
+#[test]
+fn checks_are_counted() {
+    let mut envoy = FakeEnvoy::on_http2(CHECK);
+    envoy.clusters.insert("c", vec![hosts(1, 1, 0)]);
+    let filter = with_services(&envoy, "/checks-counted");
+    let started = std::time::Instant::now();
+    let counted = |envoy: &FakeEnvoy, name: &str| envoy.stats.borrow().get(name).copied();
+    let serving = r#"grpc_checks["default", "/checks-counted", "SERVING"]"#;
+    let not_serving = r#"grpc_checks["default", "/checks-counted", "NOT_SERVING"]"#;
+    let mut sent = 0;
+    while counted(&envoy, serving) != Some(sent) || sent < 10 {
+        envoy.call(&filter, &[b"\0\0\0\0\0"]);
+        // Of these nothing is counted.
+        envoy.call(&filter, &[b"\0\0\0\0\x03\x0a\x01b"]);
+        sent += 1;
+        assert!(started.elapsed().as_secs() < 30);
+    }
+    assert_eq!(counted(&envoy, not_serving), None);
+    assert_eq!(
+        counted(&envoy, r#"probes["default", "/checks-counted", "200"]"#),
+        None
+    );
+}
+
+#[test]
+fn all_services_are_listed() {
+    let mut envoy = FakeEnvoy::on_http2("/grpc.health.v1.Health/List");
+    let filter = with_services(&envoy, "/list");
+    let reply = envoy.call(&filter, &[b"\0\0\0\0\0"]);
+    let expected = [
+        ("", ServingStatus::NotServing),
+        ("a", ServingStatus::NotServing),
+        ("live", ServingStatus::Serving),
+    ];
+    assert_eq!(reply, Reply::Message(statuses(expected.into_iter())));
+    assert_eq!(failed(envoy.call(&filter, &[b"\0\0\0\0\x01\x0f"])), "3");
+}
+
+#[test]
+fn what_is_no_call_passes() {
+    let plain = r#"{"path": "/x", "clusters": []}"#;
+    for (header, value) in [
+        (":method", "GET"),
+        (":path", "/grpc.health.v1.Health/check"),
+        (":path", "/grpc.health.v1.Health/Check?x"),
+        ("content-type", "application/grpc+json"),
+        ("content-type", "application/grpc-web"),
+    ] {
+        let mut envoy = FakeEnvoy::on_http2(CHECK);
+        let without = filter(&envoy, plain);
+        assert!(matches!(without.begin(&envoy, false), Action::Pass));
+        assert!(!without.is_for_us(&envoy));
+        let with = with_services(&envoy, "/no-call");
+        assert!(matches!(with.begin(&envoy, false), Action::Read(_)));
+        assert!(with.is_for_us(&envoy));
+        envoy.headers.insert(header, value);
+        assert!(matches!(with.begin(&envoy, false), Action::Pass), "{value}");
+        assert!(!with.is_for_us(&envoy), "{value}");
+    }
+}
+
+#[test]
+fn a_watch_begins_with_the_status() {
+    let mut envoy = FakeEnvoy::on_http2("/grpc.health.v1.Health/Watch");
+    envoy.clusters.insert("c", vec![hosts(1, 1, 0)]);
+    envoy.route = Some("r");
+    let filter = with_services(&envoy, "/watch");
+    let Reply::Watch(message, Some(watched)) = envoy.call(&filter, &[b"\0\0\0\0\0"]) else {
+        panic!("no Watch");
+    };
+    assert_eq!(message, status(ServingStatus::Serving));
+    assert_eq!(watched.told, Health::Healthy);
+    assert_eq!(watched.key.endpoint, 0);
+    assert_eq!(watched.key.route.as_deref(), Some(&b"r"[..]));
+
+    envoy.clusters.clear();
+    let again = envoy.call(&filter, &[b"\0\0\0\0\x03\x0a\x01a"]);
+    let Reply::Watch(message, Some(other)) = again else {
+        panic!("no Watch");
+    };
+    assert_eq!(message, status(ServingStatus::NotServing));
+    assert_eq!((other.told, other.key), (Health::Unhealthy, watched.key));
+
+    // Without a network filter it depends on the route's cluster.
+    envoy.network_filter = false;
+    let other = envoy.call(&filter, &[b"\0\0\0\0\0"]);
+    assert!(matches!(other, Reply::Watch(_, Some(_))), "{other:?}");
+    envoy.route = None;
+    assert_eq!(failed(envoy.call(&filter, &[b"\0\0\0\0\0"])), "14");
+    let live = envoy.call(&filter, &[b"\0\0\0\0\x06\x0a\x04live"]);
+    assert!(matches!(live, Reply::Watch(_, Some(_))), "{live:?}");
+
+    let unknown = envoy.call(&filter, &[b"\0\0\0\0\x03\x0a\x01b"]);
+    let expected = status(ServingStatus::ServiceUnknown);
+    assert_eq!(unknown, Reply::Watch(expected, None));
+    let reply = envoy.call(&filter, &[b"\0\0\0\0\x03\x0a\x01"]);
+    assert_eq!(failed(reply), "3");
+}
+
+/// What Envoy's health_check filter answers in our place, Watches are told too.
+#[test]
+fn a_watch_is_told_of_a_drain() {
+    let mut envoy = FakeEnvoy::on_http2("/grpc.health.v1.Health/Watch");
+    envoy.clusters.insert("c", vec![hosts(1, 1, 0)]);
+    let filter = with_services(&envoy, "/drain");
+    let healthy = |envoy: &FakeEnvoy| [0, 1].map(|index| filter.watched(index, envoy));
+    let (up, down) = (Health::Healthy, Health::Unhealthy);
+    let mut answered_before = |path, details, expected| {
+        envoy.headers.insert(":path", path);
+        envoy.details = details;
+        filter.answered_before(&envoy);
+        assert_eq!(healthy(&envoy), expected, "{path} {details}");
+    };
+    answered_before("/drain", "local_rate_limited", [up, up]);
+    answered_before("/other", "health_check_failed", [up, up]);
+    answered_before("/drain?x", "health_check_failed", [down, up]);
+    answered_before(CHECK, "health_check_failed", [down, down]);
+    assert_eq!(envoy.get(&filter, "/live"), answer("200", ""));
+    assert_eq!(healthy(&envoy), [down, down]);
+    assert_eq!(envoy.get(&filter, "/drain"), answer("200", ""));
+    assert_eq!(healthy(&envoy), [up, up]);
+    // No transition of the endpoint, as with probes.
+    assert_eq!(envoy.log.borrow().len(), 2);
 }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod configuration;
+mod grpc;
 mod judgement;
 mod listeners;
 mod panics;

@@ -13,17 +13,26 @@ use e2e::prober::Prober;
 use e2e::{eventually, free_port, module};
 use serde_json::{Value, json};
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::grpc::next;
 
 /// An Envoy before the demo backend; `/healthz` needs the network filter.
 struct Panicking {
     envoy: Envoy,
-    _backend: Backend,
+    backend: Option<Backend>,
     port: u16,
     channel: Channel,
 }
 
 fn configuration(admin: u16, port: u16, backend: u16) -> Value {
-    let filters = vec![module::filter_for("c")];
+    let filters = vec![module::filter(&json!({
+        "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
+        "grpc_health": {"services": {"": "/healthz"}},
+    }))];
     let healthz = json!({"match": {"path": "/healthz"}, "direct_response": {"status": 404}});
     let routes = vec![
         healthz,
@@ -51,7 +60,7 @@ impl Panicking {
         let channel = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
         Self {
             envoy,
-            _backend: backend,
+            backend: Some(backend),
             port,
             channel: channel.connect_lazy(),
         }
@@ -104,10 +113,78 @@ async fn in_each_hook_of_the_way() {
             let answer = Prober::http(panicking.port).get("/healthz").await;
             assert_eq!(answer.status, expected, "{hook}: {}", answer.body);
         }
+        let prober = Prober::http(panicking.port);
+        let request = prober.request(reqwest::Method::GET, "/healthz");
+        let request = request.header("content-type", "application/grpc");
+        let answer = e2e::prober::Answer::to(request).await.unwrap();
+        let status = if expected == 200 { "0" } else { "14" };
+        assert_eq!(answer.header("grpc-status"), Some(status), "{hook}");
         panicking.ping().await;
         let exit = panicking.envoy.stop();
         let caught = panicking.caught(hook);
         assert_eq!(caught > 0, hook != "nothing", "{hook}: {caught}");
+        assert!(exit.success(), "{hook}: {exit}");
+    }
+}
+
+/// Hooks of a gRPC call's way, and what a Check and a Watch are told at first.
+const OF_A_CALL: [(&str, Result<ServingStatus, Code>); 7] = [
+    ("http_filter_new", Err(Code::Unavailable)),
+    ("http_filter_request_headers", Err(Code::Unavailable)),
+    ("http_filter_request_body", Err(Code::Unavailable)),
+    ("http_filter_response_headers", Ok(ServingStatus::Serving)),
+    ("http_filter_scheduled", Ok(ServingStatus::Serving)),
+    ("http_filter_destroy", Ok(ServingStatus::Serving)),
+    ("nothing", Ok(ServingStatus::Serving)),
+];
+
+/// Every call ends, or goes on with what is right.
+#[tokio::test]
+async fn in_each_hook_of_a_call() {
+    for (hook, expected) in OF_A_CALL {
+        let mut panicking = Panicking::start(hook).await;
+        panicking.ping().await;
+        let mut client = HealthClient::new(panicking.channel.clone());
+        let ask = || HealthCheckRequest::default();
+        let code = |status: Status| status.code();
+        let Ok(expected) = expected else {
+            for _ in 0..3 {
+                let check = client
+                    .check(ask())
+                    .await
+                    .map(|answer| answer.into_inner().status());
+                assert_eq!(check.map_err(code), expected, "{hook}");
+                let watch = client.watch(ask()).await.map(|_| ServingStatus::Unknown);
+                assert_eq!(watch.map_err(code), expected, "{hook}");
+            }
+            assert!(panicking.caught(hook) > 0, "{hook}");
+            continue;
+        };
+        // Where a panic ends Watches, each begins anew.
+        eventually("the backend is known to be healthy", async || {
+            let check = client.check(ask()).await.ok()?;
+            (check.into_inner().status() == expected).then_some(())
+        })
+        .await;
+        let mut watches = Vec::new();
+        for _ in 0..4 {
+            let mut watch = client.watch(ask()).await.unwrap().into_inner();
+            assert_eq!(next(&mut watch).await.unwrap(), expected, "{hook}");
+            watches.push(watch);
+        }
+        watches.remove(0);
+        panicking.backend = None;
+        for watch in &mut watches {
+            let then = next(watch).await.map_err(code);
+            if hook == "http_filter_scheduled" {
+                assert!(then.is_err(), "{hook}: {then:?}");
+            } else {
+                assert_eq!(then, Ok(ServingStatus::NotServing), "{hook}");
+            }
+        }
+        drop(watches);
+        let exit = panicking.envoy.stop();
+        assert_eq!(panicking.caught(hook) > 0, hook != "nothing", "{hook}");
         assert!(exit.success(), "{hook}: {exit}");
     }
 }

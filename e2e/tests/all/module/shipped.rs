@@ -4,6 +4,10 @@ use e2e::backend::{Backend, ping, tls_channel};
 use e2e::envoy::Envoy;
 use e2e::prober::Prober;
 use e2e::{certificate, free_port, module, root};
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 #[tokio::test]
 async fn module_yaml() {
@@ -35,8 +39,17 @@ async fn module_yaml() {
         assert_eq!(prober.get("/healthz?x=1").await.status, 200);
     }
     assert_eq!(ping(&channel).await.unwrap(), "pong");
+    let check = async || {
+        let channel = tls_channel(port, &root().join("envoy/tls/tls.crt"));
+        let answer = HealthClient::new(channel)
+            .check(HealthCheckRequest::default())
+            .await;
+        answer.map(|answer| answer.into_inner().status())
+    };
+    assert_eq!(check().await.unwrap(), ServingStatus::Serving);
 
     envoy.post("/healthcheck/fail").await;
+    assert_eq!(check().await.unwrap_err().code(), Code::Unavailable);
     let answer = Prober::https2(port).get("/healthz").await;
     assert_eq!((answer.status, answer.body.as_str()), (503, ""));
     for (name, _) in &answer.headers {
@@ -49,6 +62,7 @@ async fn module_yaml() {
     running.stop();
     let answer = Prober::https2(port).wait_for(503).await;
     assert_eq!(answer.body, "unavailable");
+    assert_eq!(check().await.unwrap(), ServingStatus::NotServing);
     let _back = Backend::start(backend).await;
     Prober::https2(port).wait_for(200).await;
     let prometheus = envoy.admin.get("/stats/prometheus").await.body;

@@ -13,19 +13,28 @@ use serde_json::json;
 use super::Native;
 
 /// What the module uses of Envoy, and where it is seen below. `http_send_response`, the answer after a
-/// fault, is seen in `panics.rs`.
-const USED: [&str; 12] = [
+/// fault, is seen in `panics.rs`; bodies, trailers, schedulers and the attribute in `grpc.rs`. Of the network
+/// filter's attribute the name alone is looked for.
+const USED: [&str; 20] = [
     "http_filter_config_define_counter",
     "http_filter_config_define_gauge",
+    "http_filter_get_attribute_string",
     "http_filter_increment_counter",
+    "http_filter_scheduler_commit",
+    "http_filter_scheduler_delete",
+    "http_filter_scheduler_new",
     "http_filter_set_gauge",
+    "http_get_body_chunks",
+    "http_get_body_chunks_size",
     "http_get_cluster_host_count",
     "http_get_cluster_name",
     "http_get_header",
     "http_send_response",
     "http_send_response_data",
     "http_send_response_headers",
+    "http_send_response_trailers",
     "log",
+    "network_filter_get_attribute_string",
     "network_filter_get_cluster_host_count",
 ];
 

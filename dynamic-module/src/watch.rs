@@ -1,0 +1,436 @@
+//! Open Watches, and who is told when.
+//!
+//! Envoy gives an HTTP filter no timer. One thread of the module's wakes workers ten times a second, and
+//! it sleeps while nobody watches. Those Watches of a worker that are told the same make a [`Group`]. One
+//! of them, its leader, is woken, judges, and if the status has changed tells the others, whose streams
+//! are of the same worker. So a thousand Watches of an endpoint cost a worker one wake-up a tick.
+//!
+//! Nothing here is borrowed or locked while Envoy sends something, for that can end a stream, which
+//! then leaves from in there. The lock of the thread is held while it wakes workers: so nobody is
+//! woken who has left.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use healthz_core::judgement::Health;
+
+use crate::envoy::{Waker, Watcher};
+use crate::grpc::status;
+
+/// How often workers are woken.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What makes Watches of one worker the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// The filter's configuration, by its address.
+    pub filter: usize,
+    /// The endpoint's place in it.
+    pub endpoint: usize,
+    /// The cluster that the request's route leads to.
+    pub route: Option<Vec<u8>>,
+}
+
+/// A Watch of this worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WatchId(u64);
+
+struct Group {
+    key: Key,
+    members: BTreeMap<WatchId, Member>,
+    leader: WatchId,
+    _wake_up: WakeUp,
+}
+
+struct Member {
+    watcher: Rc<dyn Watcher>,
+    told: Health,
+}
+
+thread_local! {
+    /// No group is empty.
+    static GROUPS: RefCell<Vec<Group>> = const { RefCell::new(Vec::new()) };
+    static LAST: Cell<u64> = const { Cell::new(0) };
+}
+
+// While a thread ends the groups may be gone; then no stream of it is left.
+
+/// Takes up a Watch that has been told this.
+pub fn join(key: Key, told: Health, watcher: Rc<dyn Watcher>) -> WatchId {
+    let id = WatchId(LAST.get() + 1);
+    LAST.set(id.0);
+    let member = Member {
+        watcher: Rc::clone(&watcher),
+        told,
+    };
+    let alone = with_groups(
+        |groups| match groups.iter_mut().find(|group| group.key == key) {
+            Some(group) => {
+                group.members.insert(id, member);
+                None
+            }
+            None => Some(member),
+        },
+    );
+    if let Some(member) = alone.flatten() {
+        let group = Group {
+            key,
+            members: [(id, member)].into(),
+            leader: id,
+            _wake_up: WakeUp::new(watcher.waker()),
+        };
+        with_groups(|groups| groups.push(group));
+    }
+    id
+}
+
+/// Forgets a Watch whose stream ends. If it led its group, another one does so from now on.
+pub fn leave(id: WatchId) {
+    let next = with_groups(|groups| {
+        let place = place_of(id, groups)?;
+        let group = groups.get_mut(place)?;
+        group.members.remove(&id);
+        let Some((&next, member)) = group.members.first_key_value() else {
+            groups.swap_remove(place);
+            return None;
+        };
+        let led = group.leader == id;
+        led.then(|| (next, Rc::clone(&member.watcher)))
+    });
+    if let Some((next, watcher)) = next.flatten() {
+        let wake_up = WakeUp::new(watcher.waker());
+        with_groups(|groups| {
+            let place = place_of(next, groups)?;
+            let group = groups.get_mut(place)?;
+            (group.leader, group._wake_up) = (next, wake_up);
+            Some(())
+        });
+    }
+}
+
+/// Tells this health to a Watch's group: to all who have not been told yet.
+pub fn tell(id: WatchId, health: Health) {
+    let others = with_groups(|groups| {
+        let place = place_of(id, groups)?;
+        let group = groups.get_mut(place)?;
+        let others = group.members.values_mut();
+        let others = others.filter(|member| member.told != health);
+        let others = others.map(|member| {
+            member.told = health;
+            Rc::clone(&member.watcher)
+        });
+        Some(others.collect::<Vec<_>>())
+    });
+    let others = others.flatten().unwrap_or_default();
+    if !others.is_empty() {
+        let message = status(health.into());
+        others.iter().for_each(|watcher| watcher.send(&message));
+    }
+}
+
+/// Ends a Watch's group after a fault: better no answer than an old one.
+pub fn fail(id: WatchId) {
+    let group = with_groups(|groups| Some(groups.swap_remove(place_of(id, groups)?)));
+    if let Some(group) = group.flatten() {
+        let members = group.members.values();
+        members.for_each(|member| member.watcher.fail());
+    }
+}
+
+fn with_groups<T>(body: impl FnOnce(&mut Vec<Group>) -> T) -> Option<T> {
+    GROUPS
+        .try_with(|groups| body(&mut groups.borrow_mut()))
+        .ok()
+}
+
+fn place_of(id: WatchId, groups: &[Group]) -> Option<usize> {
+    groups
+        .iter()
+        .position(|group| group.members.contains_key(&id))
+}
+
+/// The thread, and whom it wakes: one a group of each worker.
+static THREAD: Mutex<Thread> = Mutex::new(Thread {
+    started: false,
+    last: 0,
+    wakers: BTreeMap::new(),
+});
+
+/// Somebody is to be woken.
+static ANYBODY: Condvar = Condvar::new();
+
+struct Thread {
+    started: bool,
+    last: u64,
+    wakers: BTreeMap<u64, Box<dyn Waker>>,
+}
+
+fn lock() -> MutexGuard<'static, Thread> {
+    THREAD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts the thread, if that has not been done.
+pub fn start() -> io::Result<()> {
+    let mut thread = lock();
+    if !thread.started {
+        let name = "healthz-watch".to_owned();
+        thread::Builder::new().name(name).spawn(wake_all)?;
+        thread.started = true;
+    }
+    Ok(())
+}
+
+fn wake_all() {
+    loop {
+        let nobody = |thread: &mut Thread| thread.wakers.is_empty();
+        let thread = ANYBODY
+            .wait_while(lock(), nobody)
+            .unwrap_or_else(PoisonError::into_inner);
+        thread.wakers.values().for_each(|waker| waker.wake());
+        drop(thread);
+        thread::sleep(TICK);
+    }
+}
+
+/// A place among those whom the thread wakes, up to its end.
+struct WakeUp(u64);
+
+impl WakeUp {
+    fn new(waker: Box<dyn Waker>) -> Self {
+        let mut thread = lock();
+        thread.last += 1;
+        let id = thread.last;
+        thread.wakers.insert(id, waker);
+        ANYBODY.notify_one();
+        Self(id)
+    }
+}
+
+impl Drop for WakeUp {
+    fn drop(&mut self) {
+        // Its waker goes with the lock held.
+        lock().wakers.remove(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
+
+    use Health::{Healthy, Unhealthy};
+
+    use super::*;
+
+    /// A stream of the tests' own.
+    #[derive(Default)]
+    struct Fake {
+        id: Cell<Option<WatchId>>,
+        sent: RefCell<Vec<Vec<u8>>>,
+        failed: Cell<u32>,
+        /// Whom sending ends too, as a broken connection does.
+        ends: RefCell<Vec<Rc<Fake>>>,
+        woken: Arc<AtomicUsize>,
+        wakers: Arc<AtomicUsize>,
+    }
+
+    struct FakeWaker {
+        woken: Arc<AtomicUsize>,
+        wakers: Arc<AtomicUsize>,
+    }
+
+    impl Watcher for Fake {
+        fn send(&self, message: &[u8]) {
+            if self.id.get().is_some() {
+                self.sent.borrow_mut().push(message.to_owned());
+                self.ends.take().iter().for_each(|other| other.leave());
+            }
+        }
+
+        fn fail(&self) {
+            self.failed.set(self.failed.get() + 1);
+            self.leave();
+        }
+
+        fn waker(&self) -> Box<dyn Waker> {
+            self.wakers.fetch_add(1, Ordering::Relaxed);
+            Box::new(FakeWaker {
+                woken: Arc::clone(&self.woken),
+                wakers: Arc::clone(&self.wakers),
+            })
+        }
+    }
+
+    impl Waker for FakeWaker {
+        fn wake(&self) {
+            self.woken.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Drop for FakeWaker {
+        fn drop(&mut self) {
+            self.wakers.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Fake {
+        fn join(endpoint: usize, told: Health) -> Rc<Self> {
+            let fake = Rc::new(Self::default());
+            fake.id.set(Some(join(key(endpoint), told, fake.clone())));
+            fake
+        }
+
+        fn leave(&self) {
+            if let Some(id) = self.id.take() {
+                leave(id);
+            }
+        }
+
+        fn tell(&self, health: Health) {
+            tell(self.id.get().unwrap(), health);
+        }
+
+        fn leads(&self) -> bool {
+            self.wakers.load(Ordering::Relaxed) == 1
+        }
+
+        fn expect(&self, expected: &[Health]) {
+            let expected = expected.iter().map(|health| status((*health).into()));
+            assert_eq!(*self.sent.borrow(), expected.collect::<Vec<_>>());
+        }
+    }
+
+    fn key(endpoint: usize) -> Key {
+        Key {
+            filter: 1,
+            endpoint,
+            route: None,
+        }
+    }
+
+    fn groups() -> usize {
+        with_groups(|groups| groups.len()).unwrap()
+    }
+
+    #[test]
+    fn each_is_told_each_change_once() {
+        let (first, second) = (Fake::join(0, Healthy), Fake::join(0, Healthy));
+        let other = Fake::join(1, Healthy);
+        first.tell(Healthy);
+        first.tell(Unhealthy);
+        first.tell(Unhealthy);
+        // One that comes after a change that the group has not seen yet.
+        let late = Fake::join(0, Healthy);
+        late.tell(Healthy);
+        first.tell(Unhealthy);
+        first.expect(&[Unhealthy, Healthy, Unhealthy]);
+        second.expect(&[Unhealthy, Healthy, Unhealthy]);
+        late.expect(&[Unhealthy]);
+        other.expect(&[]);
+        [first, second, other, late]
+            .iter()
+            .for_each(|fake| fake.leave());
+        assert_eq!(groups(), 0);
+    }
+
+    #[test]
+    fn somebody_always_leads() {
+        let members: Vec<_> = (0..4).map(|_| Fake::join(0, Healthy)).collect();
+        let leaders = || members.iter().map(|fake| fake.leads()).collect::<Vec<_>>();
+        assert_eq!(leaders(), [true, false, false, false]);
+        members[1].leave();
+        assert_eq!(leaders(), [true, false, false, false]);
+        members[0].leave();
+        assert_eq!(leaders(), [false, false, true, false]);
+        members[2].leave();
+        assert_eq!(leaders(), [false, false, false, true]);
+        members[3].tell(Unhealthy);
+        members[3].leave();
+        assert_eq!(leaders(), [false; 4]);
+        assert_eq!(groups(), 0);
+        members[3].expect(&[Unhealthy]);
+        members[0].expect(&[]);
+    }
+
+    /// To tell one of them ends others, the leader among them.
+    #[test]
+    fn streams_end_while_they_are_told() {
+        let members: Vec<_> = (0..4).map(|_| Fake::join(0, Healthy)).collect();
+        let ends = [Rc::clone(&members[0]), Rc::clone(&members[2])];
+        *members[0].ends.borrow_mut() = ends.into();
+        members[0].tell(Unhealthy);
+        members[0].expect(&[Unhealthy]);
+        members[1].expect(&[Unhealthy]);
+        members[2].expect(&[]);
+        members[3].expect(&[Unhealthy]);
+        assert!(members[1].leads() && !members[0].leads());
+        members.iter().for_each(|fake| fake.leave());
+        assert_eq!(groups(), 0);
+    }
+
+    #[test]
+    fn a_fault_ends_the_group() {
+        let members: Vec<_> = (0..3).map(|_| Fake::join(0, Healthy)).collect();
+        let other = Fake::join(1, Healthy);
+        fail(members[1].id.get().unwrap());
+        for member in &members {
+            assert_eq!(member.failed.get(), 1);
+            assert!(!member.leads());
+        }
+        assert_eq!((other.failed.get(), groups()), (0, 1));
+        other.leave();
+    }
+
+    #[test]
+    fn what_makes_a_group() {
+        let of = |filter, endpoint, route: &str| {
+            let fake = Rc::new(Fake::default());
+            let route = Some(route.as_bytes().to_owned());
+            let key = Key {
+                filter,
+                endpoint,
+                route,
+            };
+            fake.id.set(Some(join(key, Healthy, fake.clone())));
+            fake
+        };
+        let all = [
+            of(1, 0, "a"),
+            of(1, 0, "a"),
+            of(2, 0, "a"),
+            of(1, 1, "a"),
+            of(1, 0, "b"),
+        ];
+        let leaders = all.iter().map(|fake| fake.leads());
+        assert!(leaders.eq([true, false, true, true, true]));
+        all.iter().for_each(|fake| fake.leave());
+    }
+
+    #[test]
+    fn the_leader_alone_is_woken() {
+        start().unwrap();
+        start().unwrap();
+        let (first, second) = (Fake::join(0, Healthy), Fake::join(0, Healthy));
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let woken = |fake: &Fake| fake.woken.load(Ordering::Relaxed);
+        while woken(&first) < 3 {
+            assert!(Instant::now() < deadline);
+            thread::yield_now();
+        }
+        assert_eq!(woken(&second), 0);
+        first.leave();
+        let last = woken(&first);
+        while woken(&second) < 3 {
+            assert!(Instant::now() < deadline);
+            thread::yield_now();
+        }
+        assert_eq!(woken(&first), last);
+        second.leave();
+    }
+}
