@@ -42,7 +42,7 @@ run: demo-build
 	target/debug/demo --stay
 
 demo-build: wasm envoy
-	cargo build --quiet --locked --package e2e --bin demo
+	cargo build --quiet --locked --package e2e --bin demo --package echo-server --bin echo-server
 
 test: build promtool
 	cargo test --locked --workspace
