@@ -36,13 +36,16 @@ help:
 	@echo "make lint    formatting, clippy, and what the documents name"
 	@echo "make docs    docs/ as HTML, in book/"
 
+# FILTER=module: the native module, asked by gRPC as well.
+FILTER ?= wasm
+
 demo: demo-build
-	target/debug/demo
+	target/debug/demo --filter $(FILTER)
 
 run: demo-build
-	target/debug/demo --stay
+	target/debug/demo --filter $(FILTER) --stay
 
-demo-build: wasm envoy
+demo-build: $(FILTER) envoy
 	cargo build --quiet --locked --package e2e --bin demo --package echo-server --bin echo-server
 
 test: build promtool grpc-python
