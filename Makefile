@@ -149,6 +149,7 @@ rehearsal: build
 
 # Writes docs/bench.md and its plots. BENCH=--quick: a few minutes, and no claim about time.
 bench: build bench-tools
+	cargo build --quiet --locked --release --package echo-server
 	target/debug/bench $(BENCH)
 
 lint: tools
@@ -242,7 +243,8 @@ grpc-python: .tools/grpc-python
 	python3 -m pip install --quiet --target $@ grpcio==$(GRPCIO) grpcio-health-checking==$(GRPCIO)
 
 bench-tools:
-	@command -v wrk >/dev/null || (apt-get update -qq && apt-get install -qq -y wrk)
+	@command -v wrk >/dev/null && command -v h2load >/dev/null || \
+	  (apt-get update -qq && apt-get install -qq -y wrk nghttp2-client)
 
 gke-tools: .tools/python
 	@command -v kubectl >/dev/null || (apt-get update -qq && apt-get install -qq -y kubernetes-client)
