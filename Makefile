@@ -10,8 +10,9 @@ MDBOOK := 0.5.4
 CARGO_CYCLONEDX := 0.5.9
 ZIZMOR := 1.32.0
 CHECK_JSONSCHEMA := 0.39.0
+GRPCIO := 1.85.1
 
-.PHONY: help demo run demo-build test dist test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs build wasm trap envoy promtool tools release version lint-workflows module panicking-module test-module-valgrind
+.PHONY: help demo run demo-build test dist test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs build wasm trap envoy promtool grpc-python tools release version lint-workflows module panicking-module test-module-valgrind
 .DEFAULT_GOAL := help
 
 # Says that a command cannot run here, and why. With STRICT=1, as in .ci/run, that fails.
@@ -35,16 +36,19 @@ help:
 	@echo "make lint    formatting, clippy, and what the documents name"
 	@echo "make docs    docs/ as HTML, in book/"
 
+# FILTER=module: the native module, asked by gRPC as well.
+FILTER ?= wasm
+
 demo: demo-build
-	target/debug/demo
+	target/debug/demo --filter $(FILTER)
 
 run: demo-build
-	target/debug/demo --stay
+	target/debug/demo --filter $(FILTER) --stay
 
-demo-build: wasm envoy
-	cargo build --quiet --locked --package e2e --bin demo
+demo-build: $(FILTER) envoy
+	cargo build --quiet --locked --package e2e --bin demo --package echo-server --bin echo-server
 
-test: build promtool
+test: build promtool grpc-python
 	cargo test --locked --workspace
 
 # The static backend and the filter, which docker-compose.yml mounts and builds from.
@@ -81,17 +85,17 @@ test-matrix: build
 	  $(MAKE) --no-print-directory ENVOY_VERSION=$$version test-e2e || exit 1; \
 	done
 
-test-e2e: envoy promtool
+test-e2e: envoy promtool grpc-python
 	cargo test --locked --package e2e --test all -- --skip flood --skip rehearsal $(TESTS_OF_$(ENVOY_VERSION))
 
 # The module's tests, less what is about time, on an Envoy under valgrind: no error may lead to our file.
 VALGRIND_LOGS := $(CURDIR)/target/valgrind
 
-test-module-valgrind: module envoy
+test-module-valgrind: module envoy grpc-python
 	@command -v valgrind >/dev/null || (apt-get update -qq && apt-get install -qq -y valgrind)
 	@rm -rf $(VALGRIND_LOGS) && mkdir -p $(VALGRIND_LOGS)
 	ENVOY=$(CURDIR)/e2e/valgrind-envoy.sh VALGRIND_ENVOY=$(ENVOY) VALGRIND_LOGS=$(VALGRIND_LOGS) \
-	  cargo test --locked --package e2e --test all module:: -- --test-threads 2 --skip timing --skip panics --skip configuration
+	  cargo test --locked --package e2e --test all module:: -- --test-threads 2 --skip timing --skip many_watches --skip panics --skip configuration
 	@if grep -rl libenvoy_healthz $(VALGRIND_LOGS); then cat $(VALGRIND_LOGS)/*; exit 1; fi
 	@echo "test-module-valgrind: nothing leads to libenvoy_healthz.so"
 
@@ -145,6 +149,7 @@ rehearsal: build
 
 # Writes docs/bench.md and its plots. BENCH=--quick: a few minutes, and no claim about time.
 bench: build bench-tools
+	cargo build --quiet --locked --release --package echo-server
 	target/debug/bench $(BENCH)
 
 lint: tools
@@ -231,8 +236,15 @@ promtool: .tools/promtool
 	  (cd "$$folder" && apt-get download -qq -o APT::Sandbox::User=root prometheus) && \
 	  dpkg-deb --fsys-tarfile "$$folder"/prometheus_*.deb | tar x -C .tools --strip-components 3 ./usr/bin/promtool; fi
 
+# A client of grpc.health.v1 that is not ours.
+grpc-python: .tools/grpc-python
+
+.tools/grpc-python:
+	python3 -m pip install --quiet --target $@ grpcio==$(GRPCIO) grpcio-health-checking==$(GRPCIO)
+
 bench-tools:
-	@command -v wrk >/dev/null || (apt-get update -qq && apt-get install -qq -y wrk)
+	@command -v wrk >/dev/null && command -v h2load >/dev/null || \
+	  (apt-get update -qq && apt-get install -qq -y wrk nghttp2-client)
 
 gke-tools: .tools/python
 	@command -v kubectl >/dev/null || (apt-get update -qq && apt-get install -qq -y kubernetes-client)

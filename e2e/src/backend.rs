@@ -9,7 +9,7 @@ use echo_server::{Content, Empty};
 use tonic::Status;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
-use crate::{Signal, end, eventually, send_signal};
+use crate::{Signal, end, eventually, root, send_signal};
 
 /// A running `echo-server`.
 pub struct Backend {
@@ -28,6 +28,15 @@ impl Backend {
             .map(|folder| folder.join("echo-server"))
             .find(|path| path.is_file())
             .expect("echo-server is not built: run cargo build --workspace");
+        Self::start_binary(&binary, port).await
+    }
+
+    /// The same with the optimized one, where its speed matters.
+    pub async fn start_release(port: u16) -> Self {
+        Self::start_binary(&root().join("target/release/echo-server"), port).await
+    }
+
+    async fn start_binary(binary: &Path, port: u16) -> Self {
         let child = Command::new(binary)
             .args(["--listen", &format!("127.0.0.1:{port}")])
             .stdout(Stdio::null())

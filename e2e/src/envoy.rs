@@ -166,10 +166,25 @@ impl Envoy {
 
     /// The CPU time that its workers have taken, in steps of 10 ms.
     pub fn worker_cpu(&self) -> Duration {
+        self.cpu_of(|name| name.starts_with("wrk:worker_"))
+    }
+
+    /// The same of its main thread.
+    pub fn main_thread_cpu(&self) -> Duration {
+        let id = self.child.id();
+        cpu_of(&PathBuf::from(format!("/proc/{id}/task/{id}")), |_| true).expect("a process")
+    }
+
+    /// The same of all its threads.
+    pub fn cpu(&self) -> Duration {
+        self.cpu_of(|_| true)
+    }
+
+    fn cpu_of(&self, wanted: impl Fn(&str) -> bool) -> Duration {
         let threads = fs::read_dir(format!("/proc/{}/task", self.child.id()));
         let threads = threads.expect("a process").flatten();
         threads
-            .filter_map(|thread| worker_cpu_of(&thread.path()))
+            .filter_map(|thread| cpu_of(&thread.path(), &wanted))
             .sum()
     }
 
@@ -196,13 +211,14 @@ fn status_of(folder: &Path, name: &str) -> Option<u64> {
     value.split_whitespace().next()?.parse().ok()
 }
 
-/// The CPU time of a thread, by its folder in `/proc`, if it is one of Envoy's workers.
-fn worker_cpu_of(folder: &Path) -> Option<Duration> {
+/// The CPU time of a thread, by its folder in `/proc`, if its name is wanted.
+fn cpu_of(folder: &Path, wanted: impl Fn(&str) -> bool) -> Option<Duration> {
     let stat = fs::read_to_string(folder.join("stat")).ok()?;
     // `TID (wrk:worker_0) R ...`: utime and stime are the 12th and 13th after the name, in
     // hundredths of a second.
     let (name, fields) = stat.rsplit_once(") ")?;
-    name.contains("(wrk:worker_").then_some(())?;
+    let (_, name) = name.split_once('(')?;
+    wanted(name).then_some(())?;
     let mut times = fields.split(' ').skip(11).map(str::parse::<u64>);
     let ticks = times.next()?.ok()? + times.next()?.ok()?;
     Some(Duration::from_millis(10 * ticks))
@@ -234,12 +250,11 @@ pub fn validate_in(config: &str, variables: &[(&str, &Path)]) -> (ExitStatus, St
 /// One of our configurations with the files of this machine in the place of the container's.
 pub fn at_home(config: String) -> String {
     let tls = certificate();
-    let mut config = config
-        .replace(
-            "/etc/envoy/envoy_healthz.wasm",
-            &wasm().display().to_string(),
-        )
-        .replace("/etc/envoy/tls", &tls.display().to_string());
+    let mut config = config.replace("/etc/envoy/tls", &tls.display().to_string());
+    let file = "/etc/envoy/envoy_healthz.wasm";
+    if config.contains(file) {
+        config = config.replace(file, &wasm().display().to_string());
+    }
     if version().starts_with("1.36.")
         && let Some((before, rest)) = config.split_once("  allow_paths:\n")
     {
@@ -250,7 +265,7 @@ pub fn at_home(config: String) -> String {
     config
 }
 
-/// `envoy/envoy.yaml` as users copy it, moved to free ports and this machine's files.
+/// `envoy/envoy.yaml` or `envoy/module.yaml` as users copy it, moved to free ports and this machine's files.
 pub struct Shipped {
     /// The text of the configuration.
     pub config: String,
@@ -265,15 +280,30 @@ pub struct Shipped {
 }
 
 impl Shipped {
-    /// Moves it to free ports.
+    /// `envoy.yaml` on free ports.
     pub fn on_free_ports() -> Self {
         Self::on_ports(free_port(), free_port(), free_port())
     }
 
-    /// Moves it to these ports.
+    /// `envoy.yaml` on these ports.
     pub fn on_ports(port: u16, admin_port: u16, backend_port: u16) -> Self {
-        let config = fs::read_to_string(root().join("envoy/envoy.yaml"));
-        let mut config = at_home(config.expect("envoy.yaml can be read"));
+        Self::of("envoy.yaml", port, admin_port, backend_port)
+    }
+
+    /// `module.yaml` on free ports.
+    pub fn module_on_free_ports() -> Self {
+        Self::module_on_ports(free_port(), free_port(), free_port())
+    }
+
+    /// `module.yaml` on these ports.
+    pub fn module_on_ports(port: u16, admin_port: u16, backend_port: u16) -> Self {
+        module::folder();
+        Self::of("module.yaml", port, admin_port, backend_port)
+    }
+
+    fn of(file: &str, port: u16, admin_port: u16, backend_port: u16) -> Self {
+        let config = fs::read_to_string(root().join("envoy").join(file));
+        let mut config = at_home(config.expect("it can be read"));
         for (from, to) in [
             (
                 "{address: 0.0.0.0, port_value: 8080}",
@@ -285,7 +315,7 @@ impl Shipped {
             ),
             ("port_value: 9901", format!("port_value: {admin_port}")),
         ] {
-            assert!(config.contains(from), "envoy.yaml has no {from:?}");
+            assert!(config.contains(from), "{file} has no {from:?}");
             config = config.replace(from, &to);
         }
         Self {

@@ -7,6 +7,7 @@ pub mod backend;
 pub mod config;
 pub mod envoy;
 pub mod fake_admin;
+pub mod grpc_health;
 pub mod module;
 pub mod prober;
 pub mod rehearsal;

@@ -1,8 +1,9 @@
 //! A load balancer in front of two pods, as on GKE, to see what each way of answering `/healthz`
 //! costs the callers.
 //!
-//! An Envoy in the place of Google's load balancer checks `/healthz` of each pod by HTTP/2 over TLS;
-//! a pod is a sidecar Envoy with `envoy/envoy.yaml`, and a backend. gRPC calls go through without
+//! An Envoy in the place of Google's load balancer checks `/healthz` of each pod by HTTP/2 over TLS, or
+//! asks the module by `grpc.health.v1`; a pod is a sidecar Envoy with `envoy/envoy.yaml` or
+//! `envoy/module.yaml`, and a backend. gRPC calls go through without
 //! pause while one backend is killed, hung, drained or rolled over.
 
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use crate::{eventually, free_port};
 pub enum Answers {
     /// This filter.
     Filter,
+    /// The native module, which the balancer asks by `grpc.health.v1`.
+    Grpc,
     /// The Lua script.
     Lua,
     /// 200, whatever happens: the nginx way that the article rejects.
@@ -80,7 +83,10 @@ struct Pod {
 
 impl Pod {
     async fn start(answers: Answers) -> Self {
-        let mut shipped = Shipped::on_free_ports();
+        let mut shipped = match answers {
+            Answers::Grpc => Shipped::module_on_free_ports(),
+            _ => Shipped::on_free_ports(),
+        };
         shipped.config = pod_config(&shipped.config, answers);
         let mut pod = Self {
             shipped,
@@ -103,6 +109,9 @@ impl Pod {
 
 /// The shipped configuration with another answer, and with what a preStop hook asks of the admin.
 fn pod_config(shipped: &str, answers: Answers) -> String {
+    if answers == Answers::Grpc {
+        return shipped.to_owned();
+    }
     let allowed = "  - {exact: /ready}\n";
     let drain = "  - {exact: /ready}\n  - {exact: /healthcheck/fail}\n";
     let mut config = shipped.replace(allowed, drain);
@@ -130,7 +139,7 @@ fn pod_config(shipped: &str, answers: Answers) -> String {
     )
 }
 
-async fn balancer(pods: &[Pod; 2]) -> (Envoy, u16) {
+async fn balancer(pods: &[Pod; 2], answers: Answers) -> (Envoy, u16) {
     let (admin, port) = (free_port(), free_port());
     let tls = json!({
         "name": "envoy.transport_sockets.tls",
@@ -147,7 +156,7 @@ async fn balancer(pods: &[Pod; 2]) -> (Envoy, u16) {
         .iter()
         .map(|pod| json!({"endpoint": {"address": address("127.0.0.1", pod.shipped.port)}}))
         .collect();
-    let pool = json!({
+    let mut pool = json!({
         "name": "pods", "type": "STATIC", "connect_timeout": "1s",
         "transport_socket": tls, "typed_extension_protocol_options": http2,
         "load_assignment": {"cluster_name": "pods", "endpoints": [{"lb_endpoints": hosts}]},
@@ -155,9 +164,16 @@ async fn balancer(pods: &[Pod; 2]) -> (Envoy, u16) {
         "health_checks": [{
             "timeout": "0.5s", "interval": CHECK_INTERVAL, "no_traffic_interval": CHECK_INTERVAL,
             "unhealthy_threshold": 2, "healthy_threshold": 1,
-            "http_health_check": {"path": "/healthz", "codec_client_type": "HTTP2"},
         }],
     });
+    let (kind, check) = match answers {
+        Answers::Grpc => ("grpc_health_check", json!({})),
+        _ => (
+            "http_health_check",
+            json!({"path": "/healthz", "codec_client_type": "HTTP2"}),
+        ),
+    };
+    pool["health_checks"][0][kind] = check;
     let route = json!({"match": {"prefix": "/"}, "route": {"cluster": "pods", "timeout": "0s"}});
     let listener = listener_with_routes(port, vec![], vec![route]);
     let config = bootstrap(admin, vec![listener], vec![pool]);
@@ -177,7 +193,7 @@ async fn pool(balancer: &Envoy, pods: &[u16; 2]) -> Option<[bool; 2]> {
 pub async fn play(answers: Answers, event: Event) -> Course {
     let mut pods = [Pod::start(answers).await, Pod::start(answers).await];
     let ports = [pods[0].shipped.port, pods[1].shipped.port];
-    let (balancer, port) = balancer(&pods).await;
+    let (balancer, port) = balancer(&pods, answers).await;
     let balancer = Arc::new(balancer);
     eventually("both pods are in", async || {
         (pool(&balancer, &ports).await? == [true; 2]).then_some(())

@@ -1,14 +1,16 @@
 //! `make demo`: the article's experiment, with the filter in the place of its Lua script.
 //!
 //! A prober asks `/healthz` over HTTP/2 twice a second while the backend is started, stopped and
-//! started again. Ends with 0 only if it saw 200, then 503, then 200, and both gRPC calls worked.
+//! started again. Ends with 0 only if it saw 200, then 503, then 200, and both gRPC calls worked. With
+//! the native module another one asks `grpc.health.v1.Health/Check`, and must be told the same.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use e2e::backend::{Backend, ping, tls_channel};
 use e2e::envoy::{Envoy, Shipped};
+use e2e::grpc_health::{NOT_SERVING, SERVING, check};
 use e2e::prober::Prober;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Channel;
@@ -19,17 +21,35 @@ use tonic::transport::Channel;
     about = "Shows /healthz follow a gRPC backend that stops and starts."
 )]
 struct Options {
+    /// Which build of the filter.
+    #[arg(long, value_enum, default_value = "wasm")]
+    filter: Filter,
     /// Leave Envoy and the backend running until Ctrl-C.
     #[arg(long)]
     stay: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Filter {
+    Wasm,
+    /// Asked by gRPC as well.
+    Module,
+}
+
+impl Filter {
+    /// How often a line is shown.
+    fn interval(self) -> Duration {
+        match self {
+            Self::Wasm => Duration::from_millis(500),
+            Self::Module => Duration::from_secs(1),
+        }
+    }
 }
 
 const PORT: u16 = 8080;
 const ADMIN_PORT: u16 = 9901;
 const BACKEND_PORT: u16 = 9000;
 
-/// How often the prober asks.
-const INTERVAL: Duration = Duration::from_millis(500);
 /// How many answers of the expected status are shown before the next step.
 const SHOWN: u32 = 4;
 /// How long a step may take.
@@ -41,9 +61,9 @@ async fn main() -> ExitCode {
     let mut terminate = signal(SignalKind::terminate()).expect("a signal handler");
     let played = async {
         if options.stay {
-            stay().await
+            stay(options.filter).await
         } else {
-            play().await
+            play(options.filter).await
         }
     };
     // Leaving `played` drops Envoy and the backend, which stops them.
@@ -61,8 +81,8 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn play() -> Result<(), String> {
-    let mut stage = Stage::set().await?;
+async fn play(filter: Filter) -> Result<(), String> {
+    let mut stage = Stage::set(filter).await?;
     say("the backend is started");
     let backend = Backend::start(BACKEND_PORT).await;
     stage.expect(200).await?;
@@ -74,23 +94,30 @@ async fn play() -> Result<(), String> {
     let _backend = Backend::start(BACKEND_PORT).await;
     stage.expect(200).await?;
     stage.call().await?;
-    say("200, 503, 200: /healthz followed the backend");
+    match filter {
+        Filter::Wasm => say("200, 503, 200: /healthz followed the backend"),
+        Filter::Module => say("200, 503, 200: /healthz and Check followed the backend together"),
+    }
     Ok(())
 }
 
-async fn stay() -> Result<(), String> {
-    let mut stage = Stage::set().await?;
+async fn stay(filter: Filter) -> Result<(), String> {
+    let mut stage = Stage::set(filter).await?;
     let _backend = Backend::start(BACKEND_PORT).await;
     stage.expect(200).await?;
     println!("\nRunning until Ctrl-C. In another terminal:");
     println!("  curl -k https://localhost:{PORT}/healthz");
     println!("  grpcurl -insecure localhost:{PORT} yages.Echo/Ping");
+    if filter == Filter::Module {
+        println!("  grpcurl -insecure localhost:{PORT} grpc.health.v1.Health/Watch");
+    }
     println!("  pkill -USR1 -x echo-server    # changes the backend's health");
     std::future::pending().await
 }
 
 /// Envoy, and what asks it.
 struct Stage {
+    filter: Filter,
     envoy: Envoy,
     prober: Prober,
     channel: Channel,
@@ -99,14 +126,18 @@ struct Stage {
 }
 
 impl Stage {
-    async fn set() -> Result<Self, String> {
+    async fn set(filter: Filter) -> Result<Self, String> {
         for port in [PORT, ADMIN_PORT, BACKEND_PORT] {
             std::net::TcpListener::bind(("127.0.0.1", port))
                 .map_err(|error| format!("port {port} is needed: {error}"))?;
         }
-        let shipped = Shipped::on_ports(PORT, ADMIN_PORT, BACKEND_PORT);
+        let shipped = match filter {
+            Filter::Wasm => Shipped::on_ports(PORT, ADMIN_PORT, BACKEND_PORT),
+            Filter::Module => Shipped::module_on_ports(PORT, ADMIN_PORT, BACKEND_PORT),
+        };
         say(&format!("Envoy is started, on https://localhost:{PORT}"));
         Ok(Self {
+            filter,
             envoy: shipped.start().await,
             prober: Prober::https2(PORT),
             channel: tls_channel(PORT, &shipped.certificate),
@@ -122,25 +153,35 @@ impl Stage {
             if start.elapsed() > LIMIT {
                 return Err(format!("/healthz did not answer {status}"));
             }
-            match self.prober.try_get("/healthz").await {
-                Ok(answer) => {
-                    seen = if answer.status == status { seen + 1 } else { 0 };
-                    say(&format!(
-                        "  {:?}  {}  {}",
-                        answer.version, answer.status, answer.body
-                    ));
-                }
-                Err(error) => say(&format!("  no answer: {error}")),
-            }
-            let lines = self.envoy.logged(&["wasm log", "envoy-healthz["]);
+            let (good, line) = self.ask(status).await;
+            seen = if good { seen + 1 } else { 0 };
+            say(&format!("  {line}"));
+            let lines = self.envoy.logged(&["envoy-healthz["]);
             for line in lines.iter().skip(self.logged) {
                 let (_, text) = line.split_once("]: ").unwrap_or(("", line));
                 say(&format!("  Envoy's log: {text}"));
             }
             self.logged = lines.len();
-            tokio::time::sleep(INTERVAL).await;
+            tokio::time::sleep(self.filter.interval()).await;
         }
         Ok(())
+    }
+
+    /// Asks once: whether everyone was told this, and a line that says what they were told.
+    async fn ask(&self, status: u16) -> (bool, String) {
+        let (mut good, mut line) = match self.prober.try_get("/healthz").await {
+            Ok(answer) => (
+                answer.status == status,
+                format!("{:?}  {}  {}", answer.version, answer.status, answer.body),
+            ),
+            Err(error) => (false, format!("no answer: {error}")),
+        };
+        if self.filter == Filter::Module {
+            let told = check(&self.channel, "").await;
+            good &= told == if status == 200 { SERVING } else { NOT_SERVING };
+            line = format!("{line:<29}  gRPC  {told}");
+        }
+        (good, line)
     }
 
     async fn call(&self) -> Result<(), String> {

@@ -9,8 +9,9 @@ use e2e::rehearsal::{Answers, Course, Event, play};
 use e2e::root;
 use plotters::prelude::*;
 
-const ANSWERS: [(Answers, &str); 3] = [
+const ANSWERS: [(Answers, &str); 4] = [
     (Answers::Filter, "envoy-healthz"),
+    (Answers::Grpc, "its native module, asked by gRPC"),
     (Answers::Lua, "the Lua script"),
     (Answers::Always, "always 200"),
 ];
@@ -29,9 +30,10 @@ const EVENTS: [(Event, &str); 4] = [
 async fn main() {
     let mut table = String::from(
         "# Rehearsal\n\nMade by `make rehearsal`: an Envoy as load balancer, two pods, two callers without \
-         pause, calls of at most 1 s. The balancer checks every 0.5 s, out after 2, in after 1; the \
+         pause, calls of at most 1 s. The balancer checks every 0.5 s, `/healthz` or where it says so by \
+         `grpc_health_check`, out after 2, in after 1; the \
          sidecars check their backend every 1 s, threshold 2.\n\n\
-         | what happens to one pod | `/healthz` by | out after | back in after | calls failed |\n|---|---|---|---|---|\n",
+         | what happens to one pod | answers by | out after | back in after | calls failed |\n|---|---|---|---|---|\n",
     );
     let mut timelines = Vec::new();
     for (event, what) in EVENTS {

@@ -3,6 +3,7 @@
 mod answers;
 mod configuration;
 mod grpc;
+mod grpc_health;
 mod judgement;
 mod listeners;
 mod panics;

@@ -58,10 +58,12 @@ pub fn all(plan: &Plan, found: &Found) -> Vec<Claim> {
         claims.extend(goals().iter().map(|goal| goal.check(&found.probes)));
         let traffic = traffic_goals();
         claims.extend(traffic.iter().map(|goal| goal.check(&found.traffic)));
+        claims.extend(check_goals().iter().map(|goal| goal.check(&found.checks)));
         claims.extend(detection(&found.delays));
         claims.extend(busy(&found.busy));
     }
     claims.extend(wrong_answers(&found.probes));
+    claims.push(wrong_checks(&found.checks));
     claims.extend(refreshes(&found.probes));
     claims.push(background(&found.background));
     claims.push(growth(&found.growth));
@@ -97,6 +99,16 @@ fn traffic_goals() -> Vec<Goal> {
         Goal::one("per_route", "none", RATE, rate),
         Goal::fifty("per_route", "none", P50, p50),
         Goal::fifty("per_route", "none", RATE, rate),
+    ]
+}
+
+/// The module answers sooner than a backend does through Envoy.
+fn check_goals() -> Vec<Goal> {
+    let (subject, base) = ("check_module", "check_backend");
+    vec![
+        Goal::one(subject, base, P50, AtMost(1.0)),
+        Goal::fifty(subject, base, RATE, AtLeast(1.0)),
+        Goal::fifty(subject, base, CPU, AtMost(1.0)),
     ]
 }
 
@@ -218,6 +230,20 @@ fn wrong_answers(all: &[Series]) -> impl Iterator<Item = Claim> {
             met: wrong == 0 && answers > 0,
         }
     })
+}
+
+fn wrong_checks(all: &[Series]) -> Claim {
+    let ours = all.iter().filter(|series| series.subject == "check_module");
+    let rounds = ours.flat_map(|series| &series.rounds);
+    let (wrong, answers) = rounds.fold((0, 0), |(wrong, answers), load| {
+        (wrong + load.wrong, answers + load.answers)
+    });
+    Claim {
+        what: "backend up: check_module".to_owned(),
+        goal: "none wrong".to_owned(),
+        found: format!("{wrong} wrong of {answers}"),
+        met: wrong == 0 && answers > 0,
+    }
 }
 
 /// A refresh is two calls, `/clusters` and `/ready`; one more may be due when the load begins.

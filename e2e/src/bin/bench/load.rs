@@ -66,8 +66,13 @@ pub fn find<'a>(all: &'a [Series], subject: &str, others: usize, connections: us
 
 /// Asks this Envoy for so many seconds.
 pub fn load(envoy: &Envoy, port: u16, path: &str, connections: usize, seconds: u32) -> Load {
+    measured(envoy, || wrk(port, path, connections, seconds))
+}
+
+/// Adds what a load took of this Envoy.
+pub fn measured(envoy: &Envoy, run: impl FnOnce() -> Load) -> Load {
     let (begun, before) = (Instant::now(), envoy.worker_cpu());
-    let mut load = wrk(port, path, connections, seconds);
+    let mut load = run();
     let used = envoy.worker_cpu() - before;
     load.seconds = begun.elapsed().as_secs_f64();
     load.cpu = used.as_secs_f64() * 1e6 / load.answers.max(1) as f64;

@@ -1,7 +1,7 @@
 //! `make bench`: the filter, Envoy's own health_check filter and the Lua script, side by side.
 //!
 //! Each subject is a listener of an Envoy with one worker; they are measured in turn, round after
-//! round, with `wrk`. A claim about time is a ratio of two subjects within a round; the median of the
+//! round, with `wrk`, gRPC calls with `h2load`. A claim about time is a ratio of two subjects within a round; the median of the
 //! rounds decides.
 //!
 //! [`subjects`] says what is measured and [`load`] how; then come the measurements, and what is made of
@@ -12,6 +12,7 @@ mod subjects;
 mod load;
 
 mod busy;
+mod checks;
 mod costs;
 mod detection;
 mod probes;
@@ -52,6 +53,7 @@ struct Plan {
 struct Found {
     probes: Vec<Series>,
     traffic: Vec<Series>,
+    checks: Vec<Series>,
     delays: Vec<(&'static str, Vec<f64>)>,
     busy: busy::Busy,
     costs: Vec<costs::Cost>,
@@ -65,6 +67,7 @@ async fn main() -> ExitCode {
     let found = Found {
         probes: probes::measure(&plan).await,
         traffic: traffic::measure(&plan).await,
+        checks: checks::measure(&plan).await,
         delays: detection::measure(&plan).await,
         busy: busy::measure(&plan).await,
         costs: costs::measure(&plan).await,

@@ -5,6 +5,7 @@ use std::fmt::{Result, Write as _};
 use e2e::envoy::version;
 
 use crate::busy;
+use crate::checks::CHECKS;
 use crate::claims::Claim;
 use crate::load::Series;
 use crate::statistics::{median, worst};
@@ -17,7 +18,8 @@ pub fn write(plan: &Plan, found: &Found, claims: &[Claim]) -> String {
     let written = opening(&mut text, plan)
         .and_then(|()| claims_table(&mut text, claims))
         .and_then(|()| probes(&mut text, &found.probes))
-        .and_then(|()| traffic(&mut text, &found.traffic))
+        .and_then(|()| traffic(&mut text, "Other traffic", &found.traffic, &TRAFFIC))
+        .and_then(|()| traffic(&mut text, "Check over gRPC", &found.checks, &CHECKS))
         .and_then(|()| detection(&mut text, &found.delays))
         .and_then(|()| busy_thread(&mut text, &found.busy))
         .and_then(|()| costs(&mut text, found));
@@ -67,7 +69,7 @@ fn claims_table(text: &mut String, claims: &[Claim]) -> Result {
         writeln!(text, "| {what} | {goal} | {found} | {met} |")?;
     }
     writeln!(text, "\nThe short names in the claims:\n")?;
-    for (key, name) in SUBJECTS {
+    for (key, name) in SUBJECTS.into_iter().chain(CHECKS) {
         writeln!(text, "- `{key}`: {name}")?;
     }
     Ok(())
@@ -100,7 +102,7 @@ fn probes(text: &mut String, all: &[Series]) -> Result {
     Ok(())
 }
 
-fn traffic(text: &mut String, all: &[Series]) -> Result {
+fn traffic(text: &mut String, title: &str, all: &[Series], names: &[(&str, &str)]) -> Result {
     let columns = [
         "connections",
         "",
@@ -109,14 +111,14 @@ fn traffic(text: &mut String, all: &[Series]) -> Result {
         "requests/s",
         "worker's CPU µs",
     ];
-    heading(text, "Other traffic", &columns)?;
+    heading(text, title, &columns)?;
     for series in all {
-        writeln!(text, "{}", times(series, &TRAFFIC))?;
+        writeln!(text, "{}", times(series, names))?;
     }
     Ok(())
 }
 
-/// The cells that probes and other traffic have in common.
+/// The cells that probes and other requests have in common.
 fn times(series: &Series, names: &[(&str, &str)]) -> String {
     format!(
         "| {} | {} | {:.0} | {:.0} | {:.0} | {:.1} |",

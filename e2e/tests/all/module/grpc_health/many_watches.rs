@@ -1,0 +1,121 @@
+//! Thousands of Watches: each is told each change; together they cost what one costs; nothing is left
+//! when they go.
+
+use std::time::Duration;
+
+use e2e::eventually;
+use e2e::grpc_health::{NOT_SERVING, SERVING, Told, Watch, channel};
+use tonic::transport::Channel;
+
+use super::{Sidecar, Way};
+
+const WATCHES: usize = 3000;
+/// Their connections, which Envoy spreads over its workers.
+const CONNECTIONS: usize = 20;
+/// How long it is left alone to see what it costs.
+const QUIET: Duration = Duration::from_secs(5);
+
+fn open(channels: &[Channel], count: usize) -> Vec<Watch> {
+    let channels = channels.iter().cycle().take(count);
+    channels.map(|channel| Watch::start(channel, "")).collect()
+}
+
+async fn all_were_told(watches: &[Watch], expected: &[Told]) {
+    eventually(&format!("all were told {expected:?}"), async || {
+        let told = |watch: &Watch| watch.told().len() >= expected.len();
+        watches.iter().all(told).then_some(())
+    })
+    .await;
+    for watch in watches {
+        assert_eq!(watch.told(), expected);
+    }
+}
+
+/// What Envoy does while nothing happens.
+#[derive(Debug)]
+struct Cost {
+    cpu: Duration,
+    main_thread: Duration,
+    wake_ups: u64,
+}
+
+async fn cost(sidecar: &Sidecar) -> Cost {
+    let envoy = &sidecar.envoy;
+    let before = (envoy.cpu(), envoy.main_thread_cpu(), envoy.sleeps());
+    tokio::time::sleep(QUIET).await;
+    Cost {
+        cpu: envoy.cpu() - before.0,
+        main_thread: envoy.main_thread_cpu() - before.1,
+        wake_ups: envoy.sleeps() - before.2,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_one_endpoint() {
+    let sidecar = Sidecar::start(Way::NetworkFilter).await;
+    sidecar.wait_for([503, 503]).await;
+    let channels: Vec<_> = (0..CONNECTIONS).map(|_| channel(sidecar.plain)).collect();
+    // One on each connection first, so that the connections are there without the many.
+    let few = open(&channels, CONNECTIONS);
+    all_were_told(&few, &[NOT_SERVING]).await;
+    let with_few = cost(&sidecar).await;
+    let descriptors = sidecar.envoy.descriptors();
+
+    let many = open(&channels, WATCHES);
+    all_were_told(&many, &[NOT_SERVING]).await;
+    let with_many = cost(&sidecar).await;
+    println!("{CONNECTIONS} Watches: {with_few:?}; {WATCHES} more: {with_many:?}");
+    // The same but for noise: what they cost does not grow with them.
+    let slack = QUIET / 50;
+    assert!(with_many.wake_ups < with_few.wake_ups * 2);
+    assert!(with_many.cpu < with_few.cpu * 3 + slack);
+    assert!(with_many.main_thread < with_few.main_thread * 3 + slack);
+
+    let mut expected = vec![NOT_SERVING];
+    for _ in 0..2 {
+        let host = sidecar.start_host(0).await;
+        expected.push(SERVING);
+        all_were_told(&many, &expected).await;
+        drop(host);
+        expected.push(NOT_SERVING);
+        all_were_told(&many, &expected).await;
+    }
+    drop(many);
+    let active = async || sidecar.envoy.stat("http.e2e.downstream_rq_active").await;
+    eventually("only the few are left", async || {
+        (active().await == CONNECTIONS as u64).then_some(())
+    })
+    .await;
+    assert!(sidecar.envoy.descriptors() <= descriptors + 2);
+    drop(few);
+    sidecar.wait_until_idle().await;
+}
+
+/// They come and go: memory does not grow, and without them nothing ticks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_come_and_go() {
+    let sidecar = Sidecar::start(Way::Route).await;
+    sidecar.wait_for([503, 503]).await;
+    let channels: Vec<_> = (0..CONNECTIONS).map(|_| channel(sidecar.plain)).collect();
+    let come_and_go = async || {
+        let many = open(&channels, WATCHES);
+        all_were_told(&many, &[NOT_SERVING]).await;
+        drop(many);
+        sidecar.wait_until_idle().await;
+        sidecar.envoy.resident_mb()
+    };
+    let before = cost(&sidecar).await;
+    let mut early: f64 = 0.0;
+    for _ in 0..3 {
+        early = early.max(come_and_go().await);
+    }
+    let mut late: f64 = 0.0;
+    for _ in 0..6 {
+        late = late.max(come_and_go().await);
+    }
+    let after = cost(&sidecar).await;
+    println!("{early:.1} MB, then {late:.1} MB; {before:?}, then {after:?}");
+    // 18000 of them, and each that was left would take some hundred bytes.
+    assert!(late < early + 2.0, "{early} MB, then {late} MB");
+    assert!(after.wake_ups < before.wake_ups * 2 + 20);
+}

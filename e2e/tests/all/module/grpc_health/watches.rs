@@ -1,0 +1,269 @@
+//! `Watch`: the first status at once, each change once, until the client goes or Envoy does.
+
+use e2e::config::{Cds, Lds};
+use e2e::eventually;
+use e2e::grpc_health::{
+    Connection, End, NOT_SERVING, SERVICE_UNKNOWN, SERVING, Sent, Told, WATCH, Watch, channel,
+};
+use e2e::prober::Prober;
+use serde_json::json;
+use tonic::Code;
+
+use super::{SERVICES, Sidecar, Way, backends, listener};
+
+#[tokio::test]
+async fn each_change_once() {
+    let sidecar = Sidecar::start(Way::Route).await;
+    let (one, two) = (channel(sidecar.plain), channel(sidecar.plain));
+    let whole = [Watch::start(&one, ""), Watch::start(&two, "")];
+    let both = Watch::start(&one, "both");
+    let unknown = Watch::start(&one, "nobody");
+    for watch in &whole {
+        watch.wait_for(NOT_SERVING).await;
+    }
+    both.wait_for(NOT_SERVING).await;
+    unknown.wait_for(SERVICE_UNKNOWN).await;
+    let mut expected = vec![NOT_SERVING];
+    for _ in 0..3 {
+        let host = sidecar.start_host(0).await;
+        for watch in &whole {
+            watch.wait_for(SERVING).await;
+        }
+        // A second host: nothing new for `""`.
+        let other = sidecar.start_host(1).await;
+        both.wait_for(SERVING).await;
+        drop(other);
+        both.wait_for(NOT_SERVING).await;
+        drop(host);
+        for watch in &whole {
+            watch.wait_for(NOT_SERVING).await;
+        }
+        expected.extend([SERVING, NOT_SERVING]);
+    }
+    for watch in [&whole[0], &whole[1], &both] {
+        assert_eq!(watch.told(), expected);
+    }
+    assert_eq!(unknown.told(), [SERVICE_UNKNOWN]);
+}
+
+/// Whoever came first goes first: the others of its worker go on being told.
+#[tokio::test]
+async fn the_first_goes() {
+    let sidecar = Sidecar::start_with(Way::Route, |_| ()).await;
+    let one = channel(sidecar.plain);
+    let mut watches = Vec::new();
+    for _ in 0..5 {
+        let watch = Watch::start(&one, "");
+        watch.wait_for(NOT_SERVING).await;
+        watches.push(watch);
+    }
+    let mut host = None;
+    while !watches.is_empty() {
+        watches.remove(0);
+        let expected = match host.take() {
+            Some(_) => NOT_SERVING,
+            None => {
+                host = Some(sidecar.start_host(0).await);
+                SERVING
+            }
+        };
+        for watch in &watches {
+            watch.wait_for(expected).await;
+        }
+    }
+    sidecar.wait_until_idle().await;
+}
+
+/// A client that reads nothing for a while: when it reads again, the last that it is told is the state
+/// of that moment.
+#[tokio::test]
+async fn a_client_that_does_not_read() {
+    let sidecar = Sidecar::start_with(Way::Route, |config| {
+        for listener in config["static_resources"]["listeners"]
+            .as_array_mut()
+            .unwrap()
+        {
+            listener["per_connection_buffer_limit_bytes"] = json!(1);
+        }
+    })
+    .await;
+    // One message fits.
+    let mut settings = h2::client::Builder::new();
+    settings.initial_window_size(7);
+    let connection = Connection::open_with(sidecar.plain, &settings).await;
+    let (_, mut body, _request) = connection.begin(&Sent::call(WATCH, b"")).await.unwrap();
+    let other = channel(sidecar.plain);
+    let other = Watch::start(&other, "");
+    for _ in 0..4 {
+        other.wait_for(NOT_SERVING).await;
+        let host = sidecar.start_host(0).await;
+        other.wait_for(SERVING).await;
+        drop(host);
+    }
+    other.wait_for(NOT_SERVING).await;
+    let _host = sidecar.start_host(0).await;
+    other.wait_for(SERVING).await;
+    let mut told = Vec::new();
+    let read = async {
+        // An answer ends with the status: 1 is SERVING, 2 is NOT_SERVING.
+        while told.len() < 7 * 2 || told.last() != Some(&1) {
+            let data = body.data().await.expect("the Watch goes on").unwrap();
+            body.flow_control().release_capacity(data.len()).unwrap();
+            told.extend_from_slice(&data);
+        }
+    };
+    let read = tokio::time::timeout(e2e::DEADLINE, read).await;
+    read.unwrap_or_else(|_| panic!("it was told {told:?}"));
+    assert!(told.len() <= 7 * 10, "{told:?}");
+}
+
+/// Minutes without a change: what ends other idle streams does not end this one, if the route says so.
+#[tokio::test]
+async fn idle() {
+    let sidecar = Sidecar::start_with(Way::Route, |config| {
+        for listener in config["static_resources"]["listeners"]
+            .as_array_mut()
+            .unwrap()
+        {
+            let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+            manager["stream_idle_timeout"] = json!("0.3s");
+            for route in manager["route_config"]["virtual_hosts"][0]["routes"]
+                .as_array_mut()
+                .unwrap()
+            {
+                if route["match"]["prefix"] == "/grpc.health.v1.Health/" {
+                    route["route"]["idle_timeout"] = json!("0s");
+                }
+            }
+        }
+    })
+    .await;
+    let host = sidecar.start_host(0).await;
+    sidecar.wait_for([200, 503]).await;
+    let watch = Watch::start(&channel(sidecar.plain), "");
+    watch.wait_for(SERVING).await;
+    // A call without the line ends when the limit has passed.
+    let connection = Connection::open(sidecar.plain).await;
+    let sent = Sent::call("/yages.Echo/Ping", b"").ending(End::Open);
+    let _ = tokio::time::timeout(e2e::DEADLINE, connection.ask(&sent)).await;
+    let ended = "http.e2e.downstream_rq_idle_timeout";
+    assert!(sidecar.envoy.stat(ended).await > 0);
+    drop(host);
+    watch.wait_for(NOT_SERVING).await;
+    assert_eq!(watch.told(), [SERVING, NOT_SERVING]);
+}
+
+/// The cluster is replaced and taken away.
+#[tokio::test]
+async fn the_cluster_goes() {
+    let mut cds = None;
+    let sidecar = Sidecar::start_with(Way::NetworkFilter, |config| {
+        let clusters = config["static_resources"]["clusters"]
+            .as_array_mut()
+            .unwrap();
+        let ours = clusters
+            .iter()
+            .position(|cluster| cluster["name"] == "c")
+            .unwrap();
+        let ours = clusters.remove(ours);
+        for listener in config["static_resources"]["listeners"]
+            .as_array_mut()
+            .unwrap()
+        {
+            let manager = &mut listener["filter_chains"][0]["filters"][1]["typed_config"];
+            manager["route_config"]["validate_clusters"] = json!(false);
+        }
+        cds = Some(Cds::add_to(config, vec![ours]));
+    })
+    .await;
+    let mut cds = cds.unwrap();
+    let _host = sidecar.start_host(0).await;
+    let watches = SERVICES.map(|(service, _)| Watch::start(&channel(sidecar.plain), service));
+    watches[0].wait_for(SERVING).await;
+    watches[1].wait_for(NOT_SERVING).await;
+    cds.set("c", None);
+    watches[0].wait_for(NOT_SERVING).await;
+    let [one, other] = sidecar.hosts;
+    cds.set(
+        "c",
+        Some(backends(&[("127.0.0.1", one), ("127.0.0.1", other)])),
+    );
+    watches[0].wait_for(SERVING).await;
+    assert_eq!(watches[1].told(), [NOT_SERVING]);
+}
+
+/// Its listener is replaced and taken away under open Watches, again and again: they end, and Envoy
+/// goes on.
+#[tokio::test]
+async fn the_listener_goes() {
+    let mut lds = None;
+    let arguments = ["--drain-time-s", "1"];
+    let sidecar = Sidecar::start_with_arguments(Way::NetworkFilter, &arguments, |config| {
+        let listeners = config["static_resources"]["listeners"].take();
+        config["static_resources"]["listeners"] = json!([]);
+        lds = Some(Lds::add_to(
+            config,
+            serde_json::from_value(listeners).unwrap(),
+        ));
+    })
+    .await;
+    let lds = lds.unwrap();
+    let _host = sidecar.start_host(0).await;
+    sidecar.wait_for([200, 503]).await;
+    for version in 1..4 {
+        let watches: Vec<_> = (0..20)
+            .map(|_| Watch::start(&channel(sidecar.plain), ""))
+            .collect();
+        for watch in &watches {
+            watch.wait_for(SERVING).await;
+        }
+        let mut listeners = match version {
+            // None at all: the module is asked for nothing any more.
+            2 => vec![],
+            _ => vec![listener(Way::NetworkFilter, sidecar.plain)],
+        };
+        for listener in &mut listeners {
+            listener["per_connection_buffer_limit_bytes"] = json!(100_000 + version);
+        }
+        lds.replace(version, listeners);
+        for watch in &watches {
+            eventually("the Watch ends with its listener", async || {
+                matches!(watch.last(), Some(Told::Ended(_))).then_some(())
+            })
+            .await;
+        }
+        if version == 2 {
+            lds.replace(10, vec![listener(Way::NetworkFilter, sidecar.plain)]);
+        }
+        Prober::http(sidecar.plain).wait_for(200).await;
+    }
+    eventually("the old listeners are gone", async || {
+        let draining = "listener_manager.total_listeners_draining";
+        (sidecar.envoy.stat(draining).await == 0).then_some(())
+    })
+    .await;
+    let watch = Watch::start(&channel(sidecar.plain), "");
+    watch.wait_for(SERVING).await;
+}
+
+/// SIGTERM under open Watches.
+#[tokio::test]
+async fn envoy_goes() {
+    for way in [Way::Route, Way::NetworkFilter] {
+        let mut sidecar = Sidecar::start(way).await;
+        let watches: Vec<_> = (0..50)
+            .map(|_| Watch::start(&channel(sidecar.plain), ""))
+            .collect();
+        for watch in &watches {
+            watch.wait_for(NOT_SERVING).await;
+        }
+        let exit = sidecar.envoy.stop();
+        assert!(exit.success(), "{exit}");
+        for watch in &watches {
+            eventually("the Watch ends", async || {
+                matches!(watch.last(), Some(Told::Ended(code)) if code != Code::Ok).then_some(())
+            })
+            .await;
+        }
+    }
+}
