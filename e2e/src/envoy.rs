@@ -9,7 +9,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::prober::{Answer, Prober};
-use crate::{Signal, certificate, end, eventually, free_port, module, root, send_signal, wasm};
+use crate::{
+    Build, Signal, certificate, end, eventually, free_port, module, root, send_signal, wasm,
+};
 
 /// A running Envoy; its log is printed if the test that holds it panics.
 pub struct Envoy {
@@ -250,7 +252,8 @@ pub fn at_home(config: String) -> String {
     config
 }
 
-/// `envoy/envoy.yaml` as users copy it, moved to free ports and this machine's files.
+/// `envoy/envoy.yaml` or `envoy/module.yaml` as users copy it, moved to free ports and this machine's
+/// files.
 pub struct Shipped {
     /// The text of the configuration.
     pub config: String,
@@ -265,15 +268,28 @@ pub struct Shipped {
 }
 
 impl Shipped {
-    /// Moves it to free ports.
+    /// Moves the wasm build's to free ports.
     pub fn on_free_ports() -> Self {
-        Self::on_ports(free_port(), free_port(), free_port())
+        Self::of(Build::Wasm)
     }
 
-    /// Moves it to these ports.
+    /// Moves a build's to free ports.
+    pub fn of(build: Build) -> Self {
+        Self::move_to(build, free_port(), free_port(), free_port())
+    }
+
+    /// Moves the wasm build's to these ports.
     pub fn on_ports(port: u16, admin_port: u16, backend_port: u16) -> Self {
-        let config = fs::read_to_string(root().join("envoy/envoy.yaml"));
-        let mut config = at_home(config.expect("envoy.yaml can be read"));
+        Self::move_to(Build::Wasm, port, admin_port, backend_port)
+    }
+
+    fn move_to(build: Build, port: u16, admin_port: u16, backend_port: u16) -> Self {
+        let file = match build {
+            Build::Wasm => "envoy.yaml",
+            Build::Module => "module.yaml",
+        };
+        let config = fs::read_to_string(root().join("envoy").join(file));
+        let mut config = at_home(config.expect("it can be read"));
         for (from, to) in [
             (
                 "{address: 0.0.0.0, port_value: 8080}",
@@ -285,7 +301,7 @@ impl Shipped {
             ),
             ("port_value: 9901", format!("port_value: {admin_port}")),
         ] {
-            assert!(config.contains(from), "envoy.yaml has no {from:?}");
+            assert!(config.contains(from), "{file} has no {from:?}");
             config = config.replace(from, &to);
         }
         Self {
