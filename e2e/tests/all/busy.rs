@@ -18,8 +18,9 @@ both_builds! { a_busy_main_thread_is_no_sick_backend }
 
 const CLUSTERS: usize = 4000;
 const ROUNDS: usize = 2;
-/// Probes are judged that came so soon after the scrapes began: by default `max_stale_ms` is 5 s, and a
-/// worker's last snapshot may be more than a second old by then. A slow machine is busy for longer.
+/// Probes of the wasm build are judged that came so soon after the scrapes began: by default
+/// `max_stale_ms` is 5 s, and a worker's last snapshot may be more than a second old by then. A slow
+/// machine is busy for longer.
 const JUDGED: Duration = Duration::from_secs(3);
 /// What a probe of the wasm build may take in such a time, beside what the built-in filter takes.
 const LIMIT: Duration = Duration::from_millis(500);
@@ -84,7 +85,7 @@ async fn a_busy_main_thread_is_no_sick_backend(build: Build) {
     let mut checked = with_tcp_check(cluster("c", &[("127.0.0.1", backend)]));
     // The checks stand still as well meanwhile, and must not time out for that: no filter could know
     // better.
-    checked["health_checks"][0]["timeout"] = json!("60s");
+    checked["health_checks"][0]["timeout"] = json!("600s");
     clusters.push(checked);
     let host = TcpHost::start(backend).await;
     let envoy = Envoy::start(&bootstrap(admin, listeners, clusters), admin).await;
@@ -116,7 +117,9 @@ async fn a_busy_main_thread_is_no_sick_backend(build: Build) {
         let mut seen = Vec::new();
         for probes in probing {
             let mut probes = probes.await.unwrap();
-            probes.retain(|probe| probe.came - begun < JUDGED);
+            if build == Build::Wasm {
+                probes.retain(|probe| probe.came - begun < JUDGED);
+            }
             seen.push(probes);
         }
         let longest = |probes: &[Probe]| probes.iter().map(|probe| probe.took).max();
@@ -124,14 +127,15 @@ async fn a_busy_main_thread_is_no_sick_backend(build: Build) {
         for ((row, _), probes) in probers.iter().zip(&seen) {
             let longest = longest(probes).expect("a probe");
             let count = probes.len();
+            assert!(build == Build::Wasm || count > 20, "{row}: {count} probes");
             println!("round {round}, busy for {busy:?}: {row}: {count} probes, {longest:?}");
             let statuses: Vec<_> = probes.iter().map(|probe| probe.status).collect();
             let all_good = statuses.iter().all(|status| *status == Some(200));
             assert!(all_good, "{row}: {statuses:?} in round {round}");
-            // One that waited for the main thread would take a third of that time and more.
             let limit = match build {
                 Build::Wasm => LIMIT + 2 * built_in,
-                Build::Module => busy / 6 + 2 * built_in,
+                // One that waited for the main thread would take a third of that time and more.
+                Build::Module => busy / 6,
             };
             assert!(longest < limit, "{row}: {longest:?}, beside {built_in:?}");
         }
