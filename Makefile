@@ -31,7 +31,7 @@ help:
 	@echo "make test-reproducible  the same bytes from the same sources"
 	@echo "make release   dist/release: the wasm, its SBOM, an OCI image, SHA-256 sums"
 	@echo "make fuzz    a while of each fuzz target"
-	@echo "make soak    ten minutes of probes, floods, flaps and updates"
+	@echo "make soak    ten minutes of probes, floods, flaps and updates with each build"
 	@echo "make deny    licences, sources and known faults of what we build from"
 	@echo "make lint    formatting, clippy, and what the documents name"
 	@echo "make docs    docs/ as HTML, in book/"
@@ -88,14 +88,16 @@ test-matrix: build
 test-e2e: envoy promtool grpc-python
 	cargo test --locked --package e2e --test all -- --skip flood --skip rehearsal $(TESTS_OF_$(ENVOY_VERSION))
 
-# The module's tests, less what is about time, on an Envoy under valgrind: no error may lead to our file.
+# The module's tests, less what is long or about time, on an Envoy under valgrind: no error may lead to
+# our file.
+LONG_OR_TIMED := timing panics configuration flood busy process flapping nothing_behind many_watches
 VALGRIND_LOGS := $(CURDIR)/target/valgrind
 
 test-module-valgrind: module envoy grpc-python
 	@command -v valgrind >/dev/null || (apt-get update -qq && apt-get install -qq -y valgrind)
 	@rm -rf $(VALGRIND_LOGS) && mkdir -p $(VALGRIND_LOGS)
 	ENVOY=$(CURDIR)/e2e/valgrind-envoy.sh VALGRIND_ENVOY=$(ENVOY) VALGRIND_LOGS=$(VALGRIND_LOGS) \
-	  cargo test --locked --package e2e --test all module:: -- --test-threads 2 --skip timing --skip many_watches --skip panics --skip configuration
+	  cargo test --locked --package e2e --test all module:: -- --test-threads 2 $(addprefix --skip ,$(LONG_OR_TIMED))
 	@if grep -rl libenvoy_healthz $(VALGRIND_LOGS); then cat $(VALGRIND_LOGS)/*; exit 1; fi
 	@echo "test-module-valgrind: nothing leads to libenvoy_healthz.so"
 
@@ -111,7 +113,7 @@ fuzz:
 	    -max_total_time=$(FUZZ_SECONDS) $$(find . -maxdepth 1 -name $$target.dict -printf '-dict=%p') || exit 1; \
 	done
 
-# Probes, floods, flaps, reconnects and listener updates together.
+# Probes, floods, flaps, reconnects and listener updates together, for so long with each build.
 SOAK_MINUTES := 10
 
 soak: build
@@ -215,7 +217,7 @@ module: .tools/zig
 .tools/zig:
 	python3 -m pip install --quiet --no-deps --target $@ cargo-zigbuild==$(ZIGBUILD) ziglang==$(ZIG)
 
-# The module with panics in it, for e2e/tests/all/module: in the hook that the environment names.
+# The module with panics in it, for e2e/tests/all/module/panics.rs: in the hook that the environment names.
 panicking-module:
 	RUSTFLAGS="--cfg panic_test" cargo build --quiet --locked --package envoy-healthz-module --target-dir target/panicking
 	install target/panicking/debug/libenvoy_healthz_module.so target/panicking/libenvoy_healthz.so

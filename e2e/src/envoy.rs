@@ -9,7 +9,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::prober::{Answer, Prober};
-use crate::{Signal, certificate, end, eventually, free_port, module, root, send_signal, wasm};
+use crate::{
+    Build, Signal, certificate, end, eventually, free_port, module, root, send_signal, wasm,
+};
 
 /// A running Envoy; its log is printed if the test that holds it panics.
 pub struct Envoy {
@@ -265,7 +267,8 @@ pub fn at_home(config: String) -> String {
     config
 }
 
-/// `envoy/envoy.yaml` or `envoy/module.yaml` as users copy it, moved to free ports and this machine's files.
+/// `envoy/envoy.yaml` or `envoy/module.yaml` as users copy it, moved to free ports and this machine's
+/// files.
 pub struct Shipped {
     /// The text of the configuration.
     pub config: String,
@@ -280,28 +283,22 @@ pub struct Shipped {
 }
 
 impl Shipped {
-    /// `envoy.yaml` on free ports.
+    /// Moves the wasm build's to free ports.
     pub fn on_free_ports() -> Self {
-        Self::on_ports(free_port(), free_port(), free_port())
+        Self::of(Build::Wasm)
     }
 
-    /// `envoy.yaml` on these ports.
-    pub fn on_ports(port: u16, admin_port: u16, backend_port: u16) -> Self {
-        Self::of("envoy.yaml", port, admin_port, backend_port)
+    /// Moves a build's to free ports.
+    pub fn of(build: Build) -> Self {
+        Self::move_to(build, free_port(), free_port(), free_port())
     }
 
-    /// `module.yaml` on free ports.
-    pub fn module_on_free_ports() -> Self {
-        Self::module_on_ports(free_port(), free_port(), free_port())
-    }
-
-    /// `module.yaml` on these ports.
-    pub fn module_on_ports(port: u16, admin_port: u16, backend_port: u16) -> Self {
-        module::folder();
-        Self::of("module.yaml", port, admin_port, backend_port)
-    }
-
-    fn of(file: &str, port: u16, admin_port: u16, backend_port: u16) -> Self {
+    /// Moves a build's to these ports.
+    pub fn move_to(build: Build, port: u16, admin_port: u16, backend_port: u16) -> Self {
+        let file = match build {
+            Build::Wasm => "envoy.yaml",
+            Build::Module => "module.yaml",
+        };
         let config = fs::read_to_string(root().join("envoy").join(file));
         let mut config = at_home(config.expect("it can be read"));
         for (from, to) in [

@@ -4,6 +4,7 @@
 //! when it is dropped. When a test fails, the log of each of its Envoys is printed.
 
 pub mod backend;
+mod build;
 pub mod config;
 pub mod envoy;
 pub mod fake_admin;
@@ -12,6 +13,8 @@ pub mod module;
 pub mod prober;
 pub mod rehearsal;
 pub mod truth;
+
+pub use build::Build;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};

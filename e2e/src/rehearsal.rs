@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::backend::{Backend, ping};
 use crate::config::{address, bootstrap, listener_with_routes, lua};
 use crate::envoy::{Envoy, Shipped};
-use crate::{eventually, free_port};
+use crate::{Build, eventually, free_port};
 
 /// How the pods answer `/healthz`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,7 @@ struct Pod {
 impl Pod {
     async fn start(answers: Answers) -> Self {
         let mut shipped = match answers {
-            Answers::Grpc => Shipped::module_on_free_ports(),
+            Answers::Grpc => Shipped::of(Build::Module),
             _ => Shipped::on_free_ports(),
         };
         shipped.config = pod_config(&shipped.config, answers);

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use e2e::Build;
 use e2e::backend::{Backend, ping, tls_channel};
 use e2e::envoy::{Envoy, Shipped};
 use e2e::grpc_health::{NOT_SERVING, SERVING, check};
@@ -132,8 +133,8 @@ impl Stage {
                 .map_err(|error| format!("port {port} is needed: {error}"))?;
         }
         let shipped = match filter {
-            Filter::Wasm => Shipped::on_ports(PORT, ADMIN_PORT, BACKEND_PORT),
-            Filter::Module => Shipped::module_on_ports(PORT, ADMIN_PORT, BACKEND_PORT),
+            Filter::Wasm => Shipped::move_to(Build::Wasm, PORT, ADMIN_PORT, BACKEND_PORT),
+            Filter::Module => Shipped::move_to(Build::Module, PORT, ADMIN_PORT, BACKEND_PORT),
         };
         say(&format!("Envoy is started, on https://localhost:{PORT}"));
         Ok(Self {

@@ -9,10 +9,18 @@ use std::time::Duration;
 use e2e::backend::Backend;
 use e2e::config::{cluster, with_grpc_check, with_tcp_check};
 use e2e::truth::{Sampler, Seen};
-use e2e::{TcpHost, free_port, replace_file};
+use e2e::{Build, TcpHost, free_port, replace_file};
 use serde_json::{Value, json};
 
 use crate::judgement::{Eds, Pair, clusters, endpoint, one_of, rule};
+
+both_builds! {
+    refused_and_hung,
+    flapping_every_100_ms,
+    removed_and_added_again_by_cds,
+    hosts_removed_and_added_again_by_eds,
+    a_thousand_hosts,
+}
 
 /// Waits until the filter says so, and then asks both.
 async fn follow(pair: &Pair, cluster: &str, flags: &str, status: u16) {
@@ -20,11 +28,10 @@ async fn follow(pair: &Pair, cluster: &str, flags: &str, status: u16) {
     pair.check(cluster, status, status, None).await;
 }
 
-#[tokio::test]
-async fn refused_and_hung() {
+async fn refused_and_hung(build: Build) {
     let port = free_port();
     let checked = with_grpc_check(cluster("backend", &[("127.0.0.1", port)]));
-    let pair = Pair::start(vec![one_of("backend")], clusters(vec![checked])).await;
+    let pair = Pair::start(build, vec![one_of("backend")], clusters(vec![checked])).await;
     follow(&pair, "backend", "/failed_active_hc", 503).await;
     let backend = Backend::start(port).await;
     follow(&pair, "backend", "healthy", 200).await;
@@ -39,11 +46,10 @@ async fn refused_and_hung() {
 
 /// Stops and starts every 100 ms, as fast as the checks come: some answer is right at any time, and
 /// it is the one that Envoy would give.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn flapping_every_100_ms() {
+async fn flapping_every_100_ms(build: Build) {
     let port = free_port();
     let flapping = with_tcp_check(cluster("healthz", &[("127.0.0.1", port)]));
-    let pair = Pair::start(vec![one_of("healthz")], clusters(vec![flapping])).await;
+    let pair = Pair::start(build, vec![one_of("healthz")], clusters(vec![flapping])).await;
     let sampler = Sampler::start(pair.built_in.clone()).await;
     let stop = Arc::new(AtomicBool::new(false));
     // One alone: probes that wait at the same time share a call that one of them has sent before.
@@ -66,8 +72,7 @@ async fn flapping_every_100_ms() {
     assert_eq!(truth.judge(answers, Duration::ZERO).fault(), None);
 }
 
-#[tokio::test]
-async fn removed_and_added_again_by_cds() {
+async fn removed_and_added_again_by_cds(build: Build) {
     let dir = tempfile::tempdir().unwrap();
     let cds = dir.path().join("cds.json");
     let (_live, live) = TcpHost::on_free_port().await;
@@ -81,7 +86,7 @@ async fn removed_and_added_again_by_cds() {
         );
     };
     write(0, vec![given.clone()]);
-    let pair = Pair::start(vec![one_of("given")], |config| {
+    let pair = Pair::start(build, vec![one_of("given")], |config| {
         config["dynamic_resources"] = json!({"cds_config": {
             "resource_api_version": "V3", "path_config_source": {"path": cds},
         }});
@@ -101,11 +106,10 @@ async fn removed_and_added_again_by_cds() {
     follow(&pair, "given", "healthy", 200).await;
 }
 
-#[tokio::test]
-async fn hosts_removed_and_added_again_by_eds() {
+async fn hosts_removed_and_added_again_by_eds(build: Build) {
     let (_live, live) = TcpHost::on_free_port().await;
     let eds = Eds::new("eds", &[]);
-    let pair = Pair::start(vec![one_of("eds")], clusters(vec![eds.cluster()])).await;
+    let pair = Pair::start(build, vec![one_of("eds")], clusters(vec![eds.cluster()])).await;
     for _ in 0..3 {
         eds.write(&[endpoint(live, "HEALTHY")]);
         follow(&pair, "eds", "healthy", 200).await;
@@ -120,8 +124,7 @@ async fn hosts_removed_and_added_again_by_eds() {
 }
 
 /// All thousand are counted: one that fails, the last or another, makes the difference.
-#[tokio::test]
-async fn a_thousand_hosts() {
+async fn a_thousand_hosts(build: Build) {
     let hosts = |failed: Option<u16>| -> Vec<Value> {
         let status = |port| match failed == Some(port) {
             true => "UNHEALTHY",
@@ -136,6 +139,7 @@ async fn a_thousand_hosts() {
     let percent = json!({"clusters": [{"name": "eds", "min_healthy": "100%"}]});
     let most = json!({"clusters": [{"name": "eds", "min_healthy": 999}]});
     let pair = Pair::start(
+        build,
         vec![
             rule("all", all, 100.0),
             rule("percent", percent, 100.0),

@@ -1,10 +1,14 @@
-//! What each load balancer's health check sends, to `envoy/envoy.yaml` with TLS: the rows of
+//! What each load balancer's health check sends, to `envoy/envoy.yaml` and `envoy/module.yaml`
+//! with TLS: the rows of
 //! `docs/balancers.md`, with the backend up and down.
 
+use e2e::Build;
 use e2e::backend::Backend;
 use e2e::envoy::Shipped;
 use e2e::prober::{Answer, Prober};
 use reqwest::{Method, Version};
+
+both_builds! { each_reads_what_it_takes_for_healthy_and_for_not }
 
 /// How the prober reaches Envoy, what it sends, and whether it reads HTTP's status or gRPC's.
 struct Row {
@@ -87,9 +91,8 @@ async fn ask(port: u16, row: &Row) -> u16 {
     answer.header("grpc-status").unwrap().parse().unwrap()
 }
 
-#[tokio::test]
-async fn each_reads_what_it_takes_for_healthy_and_for_not() {
-    let shipped = Shipped::on_free_ports();
+async fn each_reads_what_it_takes_for_healthy_and_for_not(build: Build) {
+    let shipped = Shipped::of(build);
     let _envoy = shipped.start().await;
     let prober = Prober::https1(shipped.port);
     prober.wait_for(503).await;

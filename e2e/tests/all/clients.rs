@@ -2,14 +2,20 @@
 
 use std::time::Duration;
 
-use e2e::config::{bootstrap, bootstrap_with_fake, cluster, healthz, healthz_for, listener};
-use e2e::envoy::Envoy;
-use e2e::fake_admin::{Does, FakeAdmin};
-use e2e::free_port;
+use e2e::Build;
+use e2e::config::cluster;
+use e2e::fake_admin::{Does, envoy_with_fake};
 use e2e::prober::Prober;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use crate::Served;
+
+both_builds! {
+    odd_requests,
+    rude_clients,
+}
 
 /// What a client gets to see first.
 const OK: &str = "HTTP/1.1 200 OK";
@@ -19,12 +25,9 @@ const BAD: &str = "HTTP/1.1 400 ";
 
 const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
 
-async fn start() -> (Envoy, u16) {
-    let (admin, port) = (free_port(), free_port());
-    let listeners = vec![listener(port, healthz_for("up"))];
-    let clusters = vec![cluster("up", &[("127.0.0.1", 1)])];
-    let envoy = Envoy::start(&bootstrap(admin, listeners, clusters), admin).await;
-    (envoy, port)
+async fn start(build: Build) -> Served {
+    let config = json!({"endpoints": [{"path": "/healthz", "clusters": ["up"]}]});
+    Served::start(build, &config, vec![cluster("up", &[("127.0.0.1", 1)])]).await
 }
 
 /// Sends these bytes and reads the beginning of the answer.
@@ -37,9 +40,8 @@ async fn ask(port: u16, request: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-#[tokio::test]
-async fn odd_requests() {
-    let (_envoy, port) = start().await;
+async fn odd_requests(build: Build) {
+    let served = start(build).await;
     let get = |path: &str, headers: &str| {
         format!("GET {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\n").into_bytes()
     };
@@ -130,16 +132,15 @@ async fn odd_requests() {
         ),
     ];
     for (case, request, expected) in rows {
-        let answer = ask(port, &request).await;
+        let answer = ask(served.port, &request).await;
         assert!(answer.starts_with(expected), "{case}: {answer}");
-        let next = Prober::http(port).get("/healthz").await.status;
+        let next = Prober::http(served.port).get("/healthz").await.status;
         assert_eq!(next, 200, "after {case}");
     }
 }
 
-#[tokio::test]
-async fn rude_clients() {
-    let (envoy, port) = start().await;
+async fn rude_clients(build: Build) {
+    let Served { envoy, port, .. } = start(build).await;
     // Leaves without a word, two hundred times.
     for _ in 0..200 {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -173,15 +174,8 @@ async fn rude_clients() {
 /// However many come and go while the admin hangs, the filter keeps none of them.
 #[tokio::test]
 async fn clients_that_leave_leave_nothing_behind() {
-    let fake = FakeAdmin::start(Does::Hang).await;
-    let (admin, port) = (free_port(), free_port());
-    let filter = healthz(&json!({
-        "admin_cluster": "local_admin", "admin_timeout_ms": 60000,
-        "endpoints": [{"path": "/healthz", "clusters": ["up"]}],
-    }));
-    let listeners = vec![listener(port, filter)];
-    let config = bootstrap_with_fake(admin, fake.port, listeners, vec![]);
-    let envoy = Envoy::start_text(&config.to_string(), admin, &["--concurrency", "1"]).await;
+    let fields = json!({"admin_timeout_ms": 60000});
+    let (envoy, _fake, port) = envoy_with_fake(Does::Hang, "1", fields).await;
     let come_and_go = async |count: u64| {
         for _ in 0..count {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();

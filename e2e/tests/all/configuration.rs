@@ -1,21 +1,29 @@
 //! Bad configurations: Envoy refuses to start, and one line says why.
 
-use e2e::config::{bootstrap, healthz_text, listener};
+use e2e::Build;
+use e2e::config::{bootstrap, listener};
 use e2e::envoy::validate;
 use serde_json::{Value, json};
 
-fn check(configuration: &str, line: &str) {
-    let listeners = vec![listener(10_000, healthz_text(configuration))];
+both_builds! {
+    a_good_one_is_taken,
+    a_bad_one_is_refused_with_its_line,
+    a_control_character_in_a_name_is_refused,
+}
+
+/// A filter is refused, by one line of ours that holds this one.
+pub(crate) fn check(filter: Value, line: &str) {
+    let listeners = vec![listener(10_000, filter)];
     let (good, log) = validate(&bootstrap(10_001, listeners, vec![]).to_string());
-    assert!(!good, "Envoy takes {configuration}");
+    assert!(!good, "Envoy takes it: {line}");
     let ours: Vec<_> = log
         .lines()
         .filter(|entry| entry.contains("envoy-healthz"))
         .filter(|entry| !entry.contains("envoy_healthz.wasm"))
         .collect();
-    assert_eq!(ours.len(), 1, "{configuration}: {log}");
+    assert_eq!(ours.len(), 1, "{line}: {log}");
     assert!(ours[0].contains(line), "{line:?} is not in {:?}", ours[0]);
-    assert!(!log.contains(FORGED), "{configuration}: {log}");
+    assert!(!log.contains(FORGED), "{line}: {log}");
 }
 
 /// What a name would add to the log if its line feed got there.
@@ -29,8 +37,7 @@ fn smallest() -> Value {
     })
 }
 
-#[test]
-fn a_good_one_is_taken() {
+async fn a_good_one_is_taken(build: Build) {
     let mut named = smallest();
     named["name"] = json!("Edge_1-b");
     let mut odd = smallest();
@@ -38,48 +45,55 @@ fn a_good_one_is_taken() {
     let mut liveness = smallest();
     liveness["endpoints"][0]["clusters"] = json!([]);
     for configuration in [smallest(), named, odd, liveness] {
-        let filter = healthz_text(&configuration.to_string());
-        let listeners = vec![listener(10_000, filter)];
+        let listeners = vec![listener(10_000, build.filter(&configuration))];
         let (good, log) = validate(&bootstrap(10_001, listeners, vec![]).to_string());
         assert!(good, "{configuration}: {log}");
     }
 }
 
-#[test]
-fn a_bad_one_is_refused_with_its_line() {
-    check("", "envoy-healthz: configuration: is empty; give");
-    check("{", "envoy-healthz: configuration: EOF while parsing");
+async fn a_bad_one_is_refused_with_its_line(build: Build) {
+    let empty = match build {
+        Build::Wasm => "envoy-healthz: configuration: is empty; give a google.protobuf.StringValue",
+        Build::Module => "envoy-healthz: configuration: is empty; give {\"endpoints\"",
+    };
+    check(build.filter_text(""), empty);
+    let cut_off = "envoy-healthz: configuration: EOF while parsing";
+    check(build.filter_text("{"), cut_off);
+    let mut no_slash = smallest();
+    no_slash["endpoints"][0]["path"] = json!("healthz");
     check(
-        r#"{"endpoints": [{"path": "/healthz", "clusters": ["a"]}]}"#,
-        "envoy-healthz: configuration: missing field `admin_cluster`",
-    );
-    check(
-        r#"{"admin_cluster": "a", "endpoints": [{"path": "healthz", "clusters": ["a"]}]}"#,
+        build.filter(&no_slash),
         r#"envoy-healthz: endpoints[0].path: must start with '/', got "healthz""#,
-    );
-    let mut module_only = smallest();
-    module_only["grpc_health"] = json!({"services": {"": "/healthz"}});
-    check(
-        &module_only.to_string(),
-        "envoy-healthz: grpc_health: is not for the wasm build",
     );
 }
 
-/// A name with a control character could forge a line of the log, of `?verbose` or of a metric.
 #[test]
-fn a_control_character_in_a_name_is_refused() {
+fn what_the_wasm_build_alone_refuses() {
+    let build = Build::Wasm;
+    let mut no_admin = smallest();
+    no_admin.as_object_mut().unwrap().remove("admin_cluster");
+    let line = "envoy-healthz: configuration: missing field `admin_cluster`";
+    check(build.filter_text(&no_admin.to_string()), line);
+    let mut module_only = smallest();
+    module_only["grpc_health"] = json!({"services": {"": "/healthz"}});
+    let line = "envoy-healthz: grpc_health: is not for the wasm build";
+    check(build.filter(&module_only), line);
+}
+
+/// A name with a control character could forge a line of the log, of `?verbose` or of a metric.
+async fn a_control_character_in_a_name_is_refused(build: Build) {
     let with = |field: &str, value: Value| {
         let mut configuration = smallest();
         configuration["name"] = json!("x");
         *configuration.pointer_mut(field).expect("a field") = value;
-        configuration.to_string()
+        build.filter(&configuration)
     };
     let cluster = "/endpoints/0/clusters/0";
     let cluster_line = "envoy-healthz: endpoints[0].clusters[0]: must not contain a control";
     for char in ['\r', '\t', '\u{0}', '\u{1b}', '\u{7f}', '\u{85}'] {
         let name = format!("a{char}b");
         let line = format!("{cluster_line} character, got {name:?}");
-        check(&with(cluster, json!(name)), &line);
+        check(with(cluster, json!(name)), &line);
     }
     let name = format!("a{FORGED}");
     for (field, value, line) in [
@@ -88,11 +102,6 @@ fn a_control_character_in_a_name_is_refused() {
             cluster,
             json!({"name": name, "min_healthy": 2}),
             cluster_line,
-        ),
-        (
-            "/admin_cluster",
-            json!(name),
-            "envoy-healthz: admin_cluster: must not contain a control character, got",
         ),
         (
             "/name",
@@ -105,12 +114,14 @@ fn a_control_character_in_a_name_is_refused() {
             "envoy-healthz: endpoints[0].path: must not contain '\\n', got",
         ),
     ] {
-        check(&with(field, value), line);
+        check(with(field, value), line);
     }
     let mut unknown = smallest();
-    unknown[name] = json!(1);
-    check(
-        &unknown.to_string(),
-        "envoy-healthz: a\\n[warning] forged: unknown field",
-    );
+    unknown[&name] = json!(1);
+    let line = "envoy-healthz: a\\n[warning] forged: unknown field";
+    check(build.filter(&unknown), line);
+    if build == Build::Wasm {
+        let line = "envoy-healthz: admin_cluster: must not contain a control character, got";
+        check(with("/admin_cluster", json!(name)), line);
+    }
 }

@@ -4,18 +4,39 @@
 use std::path::PathBuf;
 
 use e2e::config::{
-    address, bootstrap, cluster, health_check, healthz, listener, listener_with_filters, quick,
+    address, bootstrap, cluster, cluster_of_endpoints, health_check, listener_with_filters, quick,
     with_tcp_check,
 };
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin};
-use e2e::prober::Prober;
-use e2e::{TcpHost, eventually, free_port, replace_file};
+use e2e::prober::{Answer, Prober};
+use e2e::{Build, TcpHost, eventually, free_port, replace_file};
+use reqwest::Method;
 use serde_json::{Value, json};
+
+use crate::Served;
+
+both_builds! {
+    active_checks,
+    discovered_health,
+    outlier_ejection,
+    immediate_failure,
+    host_waiting_for_its_first_check,
+    host_removed_but_still_passing,
+    clusters_without_a_host,
+    thresholds,
+    priorities_are_added_up,
+    several_clusters,
+    odd_names,
+    draining_and_back,
+    without_stats,
+    requests,
+}
 
 /// An Envoy with these clusters: the filter on one listener, an endpoint a rule, and on another
 /// the built-in filter for each of them.
 pub(crate) struct Pair {
+    build: Build,
     pub(crate) envoy: Envoy,
     pub(crate) ours: Prober,
     pub(crate) built_in: Prober,
@@ -43,7 +64,11 @@ pub(crate) fn rule(path: &'static str, ours: Value, built_in: f64) -> Rule {
 }
 
 impl Pair {
-    pub(crate) async fn start(rules: Vec<Rule>, change: impl FnOnce(&mut Value)) -> Self {
+    pub(crate) async fn start(
+        build: Build,
+        rules: Vec<Rule>,
+        change: impl FnOnce(&mut Value),
+    ) -> Self {
         let (admin, ours, built_in) = (free_port(), free_port(), free_port());
         let endpoints: Vec<_> = rules
             .iter()
@@ -54,27 +79,32 @@ impl Pair {
                 endpoint
             })
             .collect();
-        let filter = healthz(&json!({
-            "admin_cluster": "local_admin", "max_age_ms": 0, "endpoints": endpoints,
-        }));
+        let filter = json!({"max_age_ms": 0, "endpoints": endpoints});
         let built_ins = rules
             .iter()
-            .map(|rule| {
+            .filter_map(|rule| {
                 let cluster = &rule.ours["clusters"][0];
-                let cluster = cluster["name"]
-                    .as_str()
-                    .or(cluster.as_str())
-                    .expect("a name");
-                health_check(&format!("/{}", rule.path), cluster, rule.built_in)
+                let cluster = cluster["name"].as_str().or(cluster.as_str())?;
+                Some(health_check(
+                    &format!("/{}", rule.path),
+                    cluster,
+                    rule.built_in,
+                ))
             })
             .collect();
         let listeners = vec![
-            listener(ours, filter),
+            build.listener(ours, &filter),
             listener_with_filters(built_in, built_ins),
         ];
         let mut config = bootstrap(admin, listeners, vec![]);
         change(&mut config);
+        // The module knows what its worker knows, which by default may be a second late.
+        let clusters = config["static_resources"]["clusters"].as_array_mut();
+        for cluster in clusters.expect("clusters") {
+            cluster["common_lb_config"]["update_merge_window"] = json!("0s");
+        }
         Self {
+            build,
             envoy: Envoy::start(&config, admin).await,
             ours: Prober::http(ours),
             built_in: Prober::http(built_in),
@@ -95,15 +125,29 @@ impl Pair {
         .await;
     }
 
+    /// What ours says; gives its lines.
+    pub(crate) async fn ours_says(&self, path: &str, status: u16) -> String {
+        let path = format!("/{path}?verbose");
+        let answer = match self.build {
+            Build::Wasm => self.ours.get(&path).await,
+            // The worker hears of it a moment after the admin.
+            Build::Module => {
+                eventually(&format!("{path}: the filter says {status}"), async || {
+                    let answer = self.ours.get(&path).await;
+                    (answer.status == status).then_some(answer)
+                })
+                .await
+            }
+        };
+        let said = &answer.body;
+        assert_eq!(answer.status, status, "{path}: the filter says {said}");
+        answer.body
+    }
+
     /// What both say; `intended` is the reason where they differ.
     pub(crate) async fn check(&self, path: &str, ours: u16, built_in: u16, intended: Option<&str>) {
+        self.ours_says(path, ours).await;
         let path = format!("/{path}");
-        let answer = self.ours.get(&format!("{path}?verbose")).await;
-        assert_eq!(
-            answer.status, ours,
-            "{path}: the filter says {}",
-            answer.body
-        );
         // The built-in filter counts from gauges that follow the flags a moment later.
         eventually(
             &format!("{path}: the built-in filter says {built_in}"),
@@ -178,8 +222,7 @@ impl Eds {
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
-#[tokio::test]
-async fn active_checks() {
+async fn active_checks(build: Build) {
     let (_live, live) = TcpHost::on_free_port().await;
     let hung = FakeAdmin::start(Does::Hang).await;
     let degraded = FakeAdmin::start(Does::Respond(|_| {
@@ -187,6 +230,7 @@ async fn active_checks() {
     }))
     .await;
     let pair = Pair::start(
+        build,
         vec![
             one_of("passing"),
             one_of("failing"),
@@ -220,8 +264,7 @@ async fn active_checks() {
         .await;
 }
 
-#[tokio::test]
-async fn discovered_health() {
+async fn discovered_health(build: Build) {
     let (_live, live) = TcpHost::on_free_port().await;
     let rows = [
         ("UNKNOWN", "healthy"),
@@ -233,6 +276,7 @@ async fn discovered_health() {
     ];
     let eds = Eds::new("eds", &[endpoint(live, "UNKNOWN")]);
     let pair = Pair::start(
+        build,
         vec![
             one_of("eds"),
             rule(
@@ -263,15 +307,14 @@ async fn discovered_health() {
     }
 }
 
-#[tokio::test]
-async fn outlier_ejection() {
+async fn outlier_ejection(build: Build) {
     let host = FakeAdmin::start(Does::Answer(500, vec![])).await;
     let mut ejecting = cluster("ejecting", &[("127.0.0.1", host.port)]);
     ejecting["outlier_detection"] = json!({
         "consecutive_5xx": 1, "interval": "0.1s", "base_ejection_time": "300s", "max_ejection_percent": 100,
     });
     let traffic = free_port();
-    let pair = Pair::start(vec![one_of("ejecting")], |config| {
+    let pair = Pair::start(build, vec![one_of("ejecting")], |config| {
         clusters(vec![ejecting])(config);
         add_traffic_listener(config, traffic, "ejecting");
     })
@@ -290,8 +333,7 @@ fn add_traffic_listener(config: &mut Value, port: u16, cluster: &str) {
     listeners.expect("listeners").push(listener);
 }
 
-#[tokio::test]
-async fn immediate_failure() {
+async fn immediate_failure(build: Build) {
     let host = FakeAdmin::start(Does::Respond(|path| match path {
         "/check" => OK.to_owned(),
         _ => "HTTP/1.1 200 OK\r\nx-envoy-immediate-health-check-fail: true\r\ncontent-length: 0\r\n\r\n".to_owned(),
@@ -303,7 +345,7 @@ async fn immediate_failure() {
     failing["health_checks"][0]["interval"] = json!("300s");
     failing["health_checks"][0]["no_traffic_interval"] = json!("300s");
     let traffic = free_port();
-    let pair = Pair::start(vec![one_of("failing")], |config| {
+    let pair = Pair::start(build, vec![one_of("failing")], |config| {
         clusters(vec![failing])(config);
         add_traffic_listener(config, traffic, "failing");
     })
@@ -316,25 +358,24 @@ async fn immediate_failure() {
     pair.check("failing", 503, 503, None).await;
 }
 
-#[tokio::test]
-async fn host_waiting_for_its_first_check() {
+async fn host_waiting_for_its_first_check(build: Build) {
     let hung = FakeAdmin::start(Does::Hang).await;
     let eds = Eds::new("eds", &[]);
     let mut waiting = with_http_check(eds.cluster());
     waiting["health_checks"][0]["timeout"] = json!("300s");
     waiting["common_lb_config"]["ignore_new_hosts_until_first_hc"] = json!(true);
-    let pair = Pair::start(vec![one_of("eds")], clusters(vec![waiting])).await;
+    let pair = Pair::start(build, vec![one_of("eds")], clusters(vec![waiting])).await;
     eds.write(&[endpoint(hung.port, "UNKNOWN")]);
     pair.wait_for_flags("eds", "/failed_active_hc/pending_active_hc")
         .await;
     pair.check("eds", 503, 503, None).await;
 }
 
-#[tokio::test]
-async fn host_removed_but_still_passing() {
+async fn host_removed_but_still_passing(build: Build) {
     let (_live, live) = TcpHost::on_free_port().await;
     let eds = Eds::new("eds", &[endpoint(live, "UNKNOWN")]);
     let pair = Pair::start(
+        build,
         vec![one_of("eds")],
         clusters(vec![with_tcp_check(eds.cluster())]),
     )
@@ -345,8 +386,7 @@ async fn host_removed_but_still_passing() {
     pair.check("eds", 200, 200, None).await;
 }
 
-#[tokio::test]
-async fn clusters_without_a_host() {
+async fn clusters_without_a_host(build: Build) {
     let dir = tempfile::tempdir().unwrap();
     let cds = dir.path().join("cds.json");
     replace_file(&cds, &json!({"version_info": "1", "resources": []}));
@@ -371,7 +411,7 @@ async fn clusters_without_a_host() {
         }},
     });
     let names = ["empty", "unknown", "unresolvable", "warming"];
-    let pair = Pair::start(names.map(one_of).into(), |config| {
+    let pair = Pair::start(build, names.map(one_of).into(), |config| {
         clusters(vec![
             cluster("empty", &[]),
             unresolvable,
@@ -393,69 +433,109 @@ async fn clusters_without_a_host() {
     }
 }
 
-#[tokio::test]
-async fn thresholds() {
-    let (_live, live) = TcpHost::on_free_port().await;
+async fn thresholds(build: Build) {
     let eds = Eds::new("eds", &[]);
-    let least = |count: u64| json!({"clusters": [{"name": "eds", "min_healthy": count}]});
-    let share = |share: &str| json!({"clusters": [{"name": "eds", "min_healthy": share}]});
-    let rules = vec![
-        rule("two", least(2), 1.0),
-        rule("half", share("50%"), 50.0),
-        rule("all", share("100%"), 100.0),
+    let of = |fields: Value| {
+        let mut cluster = fields;
+        cluster["name"] = json!("eds");
+        json!({"clusters": [cluster]})
+    };
+    let absolute = "min_healthy: the built-in filter knows percentages alone";
+    let degraded = "degraded: the built-in filter always counts degraded hosts as healthy";
+    let excluded = "percentages: the built-in filter counts draining hosts in the whole";
+    let rules = [
+        ("one", json!({}), 1, ""),
+        ("strict", json!({"degraded": "unhealthy"}), 1, degraded),
+        ("two", json!({"min_healthy": 2}), 1, absolute),
+        ("half", json!({"min_healthy": "50%"}), 50, excluded),
+        ("all", json!({"min_healthy": "100%"}), 100, excluded),
     ];
-    let pair = Pair::start(rules, clusters(vec![eds.cluster()])).await;
-    let absolute = Some("min_healthy: the built-in filter knows percentages alone");
-    let excluded = Some("percentages: the built-in filter counts draining hosts in the whole");
-
-    let hosts = |statuses: &[&str]| {
+    let given = rules
+        .clone()
+        .map(|(path, fields, percent, _)| rule(path, of(fields), percent as f64));
+    let pair = Pair::start(build, given.into(), clusters(vec![eds.cluster()])).await;
+    // Envoy does not tell the module which hosts it excludes, so that it counts them in the whole.
+    let drained = match build {
+        Build::Wasm => [200, 200, 503, 200, 200],
+        Build::Module => [200, 200, 503, 503, 503],
+    };
+    // No two rows that follow each other have the same number of hosts: this waits for it.
+    let rows: &[(&[&str], [u16; 5])] = &[
+        (
+            &["HEALTHY", "UNHEALTHY", "UNHEALTHY"],
+            [200, 200, 503, 503, 503],
+        ),
+        (
+            &["HEALTHY", "HEALTHY", "UNHEALTHY", "UNHEALTHY"],
+            [200, 200, 200, 200, 503],
+        ),
+        (&["HEALTHY", "HEALTHY", "DEGRADED"], [200; 5]),
+        (&["HEALTHY", "DEGRADED"], [200; 5]),
+        (&["DEGRADED"], [200, 503, 503, 200, 200]),
+        (&["HEALTHY", "DRAINING", "DRAINING", "DRAINING"], drained),
+        (&["UNKNOWN"], [200, 200, 503, 200, 200]),
+        (&[], [503; 5]),
+    ];
+    for (statuses, expected) in rows {
         let hosts: Vec<_> = statuses
             .iter()
-            .enumerate()
-            .map(|(index, status)| {
-                let mut host = endpoint(live, status);
-                let last = u16::try_from(index).unwrap() + 1;
-                host["endpoint"]["address"] = address(&format!("127.0.0.{last}"), live);
-                host
-            })
+            .zip(1..)
+            .map(|(status, port)| endpoint(port, status))
             .collect();
         eds.write(&hosts);
-        statuses.len() as u64
-    };
-    let shown = async |count: u64| {
+        let total = statuses.len();
         eventually("the hosts are there", async || {
-            let total = pair.envoy.stat("cluster.eds.membership_total").await;
-            (total == count).then_some(())
+            let shown = pair.envoy.stat("cluster.eds.membership_total").await;
+            (shown == total as u64).then_some(())
         })
         .await;
-    };
-
-    shown(hosts(&["HEALTHY", "UNHEALTHY", "UNHEALTHY"])).await;
-    pair.check("two", 503, 200, absolute).await;
-    pair.check("half", 503, 503, None).await;
-    pair.check("all", 503, 503, None).await;
-
-    shown(hosts(&["HEALTHY", "HEALTHY", "UNHEALTHY", "UNHEALTHY"])).await;
-    pair.check("two", 200, 200, None).await;
-    pair.check("half", 200, 200, None).await;
-    pair.check("all", 503, 503, None).await;
-
-    shown(hosts(&["HEALTHY", "HEALTHY", "DEGRADED"])).await;
-    pair.check("two", 200, 200, None).await;
-    pair.check("half", 200, 200, None).await;
-    pair.check("all", 200, 200, None).await;
-
-    shown(hosts(&["HEALTHY", "DRAINING", "DRAINING", "DRAINING"])).await;
-    pair.check("two", 503, 200, absolute).await;
-    pair.check("half", 200, 503, excluded).await;
-    pair.check("all", 200, 503, excluded).await;
+        let usable = |status: &&&str| matches!(**status, "UNKNOWN" | "HEALTHY" | "DEGRADED");
+        let usable = statuses.iter().filter(usable).count();
+        for ((path, _, percent, why), ours) in rules.iter().zip(expected) {
+            let built_in = match total > 0 && usable * 100 >= total * percent {
+                true => 200,
+                false => 503,
+            };
+            let why = (built_in != *ours).then_some(*why);
+            pair.check(path, *ours, built_in, why).await;
+        }
+        let said = pair.ours_says("one", expected[0]).await;
+        let sign = if usable > 0 { '+' } else { '-' };
+        let line = format!("[{sign}]eds {usable}/{total} healthy");
+        assert!(said.starts_with(&line), "{statuses:?}: {said}");
+    }
 }
 
-#[tokio::test]
-async fn several_clusters() {
+/// A cluster of four hosts, some of them of another priority.
+pub(crate) fn spread() -> Value {
+    let hosts = |priority: u32, count: u16| {
+        let hosts: Vec<_> = (1..=count).map(|port| endpoint(port, "HEALTHY")).collect();
+        json!({"priority": priority, "lb_endpoints": hosts})
+    };
+    let mut spread = cluster_of_endpoints("c", vec![]);
+    // A gap: priority 1 has no host.
+    spread["load_assignment"]["endpoints"] = json!([hosts(0, 1), hosts(2, 3)]);
+    spread
+}
+
+async fn priorities_are_added_up(build: Build) {
+    let four = json!({"clusters": [{"name": "c", "min_healthy": 4}]});
+    let pair = Pair::start(
+        build,
+        vec![rule("four", four, 100.0)],
+        clusters(vec![spread()]),
+    )
+    .await;
+    pair.check("four", 200, 200, None).await;
+    let said = pair.ours_says("four", 200).await;
+    assert_eq!(said, "[+]c 4/4 healthy, 4 needed\nhealthz check passed\n");
+}
+
+async fn several_clusters(build: Build) {
     let (_live, live) = TcpHost::on_free_port().await;
     let both = ["up", "down"];
     let pair = Pair::start(
+        build,
         vec![
             rule("all", json!({"clusters": both}), 1.0),
             rule("any", json!({"clusters": both, "require": "any"}), 1.0),
@@ -464,6 +544,7 @@ async fn several_clusters() {
                 json!({"clusters": ["down", "unknown"], "require": "any"}),
                 1.0,
             ),
+            rule("livez", json!({"clusters": []}), 1.0),
         ],
         clusters(vec![
             cluster("up", &[("127.0.0.1", live)]),
@@ -473,49 +554,93 @@ async fn several_clusters() {
     .await;
     pair.wait_for_flags("down", "/failed_active_hc").await;
     // The built-in filter is asked about the first of them alone.
-    for (path, expected) in [("/all", 503), ("/any", 200), ("/none", 503)] {
-        assert_eq!(pair.ours.get(path).await.status, expected, "{path}");
+    pair.ours_says("all", 503).await;
+    pair.ours_says("any", 200).await;
+    let said = pair.ours_says("none", 503).await;
+    for line in [
+        "[-]down 0/1 healthy",
+        "[-]unknown 0/0 healthy: Envoy knows no such cluster, or is",
+    ] {
+        assert!(said.contains(line), "{said}");
     }
+    assert_eq!(pair.ours_says("livez", 200).await, "healthz check passed\n");
 }
 
-#[tokio::test]
-async fn draining_and_back() {
+/// A name is looked for whole: no part of one is another.
+async fn odd_names(build: Build) {
+    let names = ["a::b", "my-service", "c.d", "\u{fc}"];
+    let paths = ["/0", "/1", "/2", "/3"];
+    let endpoints: Vec<_> = names
+        .iter()
+        .zip(paths)
+        .map(|(name, path)| json!({"path": path, "clusters": [name]}))
+        .chain([json!({"path": "/part", "clusters": ["my"]})])
+        .collect();
+    let clusters = names.map(|name| cluster(name, &[("127.0.0.1", 1)]));
+    let served = Served::start(build, &json!({"endpoints": endpoints}), clusters.into()).await;
+    for path in paths {
+        served.wait_for(path, 200, "ok").await;
+    }
+    served.wait_for("/part", 503, "unavailable").await;
+}
+
+async fn draining_and_back(build: Build) {
     let (_live, live) = TcpHost::on_free_port().await;
     let pair = Pair::start(
+        build,
         vec![one_of("up")],
         clusters(vec![cluster("up", &[("127.0.0.1", live)])]),
     )
     .await;
-    pair.check("up", 200, 200, None).await;
-    pair.envoy.post("/healthcheck/fail").await;
-    pair.check("up", 503, 503, None).await;
-    let verbose = pair.ours.get("/up?verbose").await.body;
-    assert_eq!(
-        verbose,
-        "[-]envoy: not ready, /ready says 503 DRAINING\n[+]up 1/1 healthy\nhealthz check failed\n"
-    );
-    pair.envoy.post("/healthcheck/ok").await;
-    pair.check("up", 200, 200, None).await;
+    // The module's drain is Envoy's health_check filter, which says no more than its status.
+    let draining = match build {
+        Build::Wasm => {
+            "[-]envoy: not ready, /ready says 503 DRAINING\n[+]up 1/1 healthy\nhealthz check failed\n"
+        }
+        Build::Module => "",
+    };
+    let passed = "[+]up 1/1 healthy\nhealthz check passed\n";
+    for (action, status, body, grpc_status) in [
+        ("/healthcheck/ok", 200, passed, "0"),
+        ("/healthcheck/fail", 503, draining, "14"),
+        ("/healthcheck/ok", 200, passed, "0"),
+    ] {
+        pair.envoy.post(action).await;
+        pair.check("up", status, status, None).await;
+        let answer = pair.ours.get("/up?verbose").await;
+        assert_eq!(answer.body, body, "{action}");
+        for (name, _) in &answer.headers {
+            assert!(!name.starts_with("x-"), "{name} is for nobody outside");
+        }
+        let request = pair.ours.request(Method::POST, "/up");
+        let request = request.header("content-type", "application/grpc");
+        let answer = Answer::to(request).await.unwrap();
+        assert_eq!(
+            (answer.status, answer.header("grpc-status")),
+            (200, Some(grpc_status))
+        );
+    }
 }
 
 /// The built-in filter counts with gauges, which a stats_matcher takes away.
-#[tokio::test]
-async fn without_stats() {
+async fn without_stats(build: Build) {
     let (_live, live) = TcpHost::on_free_port().await;
-    let pair = Pair::start(vec![one_of("up")], |config| {
+    let pair = Pair::start(build, vec![one_of("up")], |config| {
         clusters(vec![cluster("up", &[("127.0.0.1", live)])])(config);
         config["stats_config"] = json!({"stats_matcher": {"reject_all": true}});
     })
     .await;
     let why = "stats: the built-in filter counts with gauges that can be switched off";
     pair.check("up", 200, 503, Some(why)).await;
+    pair.envoy.post("/healthcheck/fail").await;
+    pair.check("up", 503, 503, None).await;
 }
 
 /// The differences that have nothing to do with a cluster's state.
-#[tokio::test]
-async fn requests() {
+async fn requests(build: Build) {
     let (_live, live) = TcpHost::on_free_port().await;
     let pair = Pair::start(
+        build,
         vec![one_of("up"), one_of("down")],
         clusters(vec![
             cluster("up", &[("127.0.0.1", live)]),
@@ -530,8 +655,7 @@ async fn requests() {
     assert_eq!(pair.built_in.get("/up?x=1").await.status, 418);
 
     // The method: the built-in filter answers any.
-    let post =
-        |prober: &Prober| e2e::prober::Answer::to(prober.request(reqwest::Method::POST, "/up"));
+    let post = |prober: &Prober| Answer::to(prober.request(Method::POST, "/up"));
     assert_eq!(post(&pair.ours).await.unwrap().status, 405);
     assert_eq!(post(&pair.built_in).await.unwrap().status, 200);
 
@@ -547,9 +671,9 @@ async fn requests() {
     // A gRPC-typed probe: the built-in filter's success is grpc-status 2, UNKNOWN.
     for (path, ours, built_in) in [("/up", "0", "2"), ("/down", "14", "14")] {
         for (prober, expected) in [(&pair.ours, ours), (&pair.built_in, built_in)] {
-            let request = prober.request(reqwest::Method::POST, path);
+            let request = prober.request(Method::POST, path);
             let request = request.header("content-type", "application/grpc");
-            let answer = e2e::prober::Answer::to(request).await.unwrap();
+            let answer = Answer::to(request).await.unwrap();
             assert_eq!(
                 (answer.status, answer.header("grpc-status")),
                 (200, Some(expected)),

@@ -1,4 +1,32 @@
 //! The filter in a real Envoy. `../../src/lib.rs` says how these tests work.
+//!
+//! What is true of both builds is one test, run as `FILE::wasm::NAME` and `FILE::module::NAME`. What
+//! only the module has is in `module/`; the admin, waiting, traps and what is made of Lua are the wasm
+//! build's.
+
+use e2e::config::bootstrap;
+use e2e::envoy::Envoy;
+use e2e::prober::Prober;
+use e2e::{Build, eventually, free_port};
+use serde_json::Value;
+
+/// Makes a test of each build of these functions, which take the build.
+macro_rules! both_builds {
+    ($($name:ident),* $(,)?) => {
+        both_builds!(@ wasm, Wasm, $($name),*);
+        both_builds!(@ module, Module, $($name),*);
+    };
+    (@ $mod:ident, $build:ident, $($name:ident),*) => {
+        mod $mod {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name(e2e::Build::$build).await;
+                }
+            )*
+        }
+    };
+}
 
 mod admin;
 mod answers;
@@ -12,6 +40,7 @@ mod endpoints;
 mod flood;
 mod from_lua;
 mod judgement;
+mod listeners;
 mod lua;
 mod metrics;
 mod module;
@@ -23,3 +52,43 @@ mod rehearsal;
 mod shipped;
 mod trap;
 mod waiting;
+
+/// An Envoy with the filter on one listener.
+struct Served {
+    envoy: Envoy,
+    prober: Prober,
+    port: u16,
+}
+
+impl Served {
+    /// With this build and configuration of the filter; behind it every request is answered 418.
+    async fn start(build: Build, config: &Value, clusters: Vec<Value>) -> Self {
+        let (admin, port) = (free_port(), free_port());
+        let listeners = vec![build.listener(port, config)];
+        Self::of(&bootstrap(admin, listeners, clusters), admin, port).await
+    }
+
+    /// With this configuration of Envoy.
+    async fn of(config: &Value, admin: u16, port: u16) -> Self {
+        Self {
+            envoy: Envoy::start(config, admin).await,
+            prober: Prober::http(port),
+            port,
+        }
+    }
+
+    /// Waits until this path has this status, and this body if it is not empty.
+    async fn wait_for(&self, path: &str, status: u16, body: &str) {
+        let mut last = None;
+        eventually(&format!("{path} answers {status} {body:?}"), async || {
+            let answer = self.prober.try_get(path).await.ok()?;
+            let good = answer.status == status && (body.is_empty() || answer.body == body);
+            if !good && last.as_ref() != Some(&answer.body) {
+                eprintln!("{path}: {} {:?}", answer.status, answer.body);
+                last = Some(answer.body);
+            }
+            good.then_some(())
+        })
+        .await;
+    }
+}

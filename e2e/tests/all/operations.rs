@@ -2,23 +2,30 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::config::{
-    Lds, bootstrap, bootstrap_with_fake, cluster, healthz, healthz_with, listener, with_tcp_check,
-};
+use e2e::config::{cluster, with_tcp_check};
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin, HEALTHY, envoy_with_fake};
 use e2e::prober::{Prober, probe_at_once};
-use e2e::{TcpHost, eventually, free_port};
+use e2e::{Build, TcpHost, eventually, free_port};
 use reqwest::Method;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use crate::Served;
+
+both_builds! { logs_and_stats }
+
 /// Waits until one of our counters, which follow the answers a moment later, has this value.
 async fn counted(envoy: &Envoy, counter: &str, value: u64) {
     let name = format!("wasmcustom.envoy_healthz.{counter}");
-    eventually(&format!("{counter} is {value}"), async || {
-        (envoy.stat(&name).await == value).then_some(())
+    shown(envoy, &name, value).await;
+}
+
+/// The same of any of Envoy's stats.
+async fn shown(envoy: &Envoy, name: &str, value: u64) {
+    eventually(&format!("{name} is {value}"), async || {
+        (envoy.stat(name).await == value).then_some(())
     })
     .await;
 }
@@ -121,23 +128,24 @@ async fn background_refresh_is_one_for_all_workers() {
 }
 
 /// Two endpoints on two workers, and a host that comes and goes.
-#[tokio::test]
-async fn logs_and_stats() {
-    let (live, port, admin) = (free_port(), free_port(), free_port());
-    let filter = healthz(&json!({
-        "admin_cluster": "local_admin", "max_age_ms": 50,
+async fn logs_and_stats(build: Build) {
+    let live = free_port();
+    let config = json!({
+        "name": "one", "max_age_ms": 50,
         "endpoints": [
             {"path": "/healthz", "clusters": ["c"]},
             {"path": "/livez", "clusters": ["steady"]},
         ],
-    }));
+    });
     let clusters = vec![
         with_tcp_check(cluster("c", &[("127.0.0.1", live)])),
         cluster("steady", &[("127.0.0.1", live)]),
     ];
-    let config = bootstrap(admin, vec![listener(port, filter)], clusters);
-    let envoy = Envoy::start(&config, admin).await;
-    let prober = Prober::http(port);
+    let Served {
+        envoy,
+        prober,
+        port,
+    } = Served::start(build, &config, clusters).await;
 
     let mut lines = Vec::new();
     let mut probes = [0, 0];
@@ -162,62 +170,75 @@ async fn logs_and_stats() {
             }
             tokio::time::sleep(Duration::from_millis(60)).await;
         }
+        let failed = format!(": 127.0.0.1:{live} failed_active_hc");
         lines.push(match expected {
             200 => "/healthz is healthy".to_owned(),
-            _ => format!("/healthz is unhealthy: c 0/1 healthy: 127.0.0.1:{live} failed_active_hc"),
+            _ => format!(
+                "/healthz is unhealthy: c 0/1 healthy{}",
+                build.of_hosts(&failed)
+            ),
         });
     }
+    for _ in 0..4 {
+        let request = prober.request(Method::POST, "/healthz");
+        e2e::prober::Answer::to(request).await.unwrap();
+    }
+    // The module counts probes with the first one that comes 10 ms after it did so last.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    prober.get("/livez").await;
     let logged: Vec<_> = envoy
-        .logged(&["wasm log", "envoy-healthz[default]: /healthz "])
+        .logged(&["envoy-healthz[one]: /healthz "])
         .iter()
         .filter_map(|line| {
-            line.split_once("envoy-healthz[default]: ")
+            line.split_once("envoy-healthz[one]: ")
                 .map(|(_, text)| text.to_owned())
         })
         .collect();
     assert_eq!(logged, lines);
     assert_eq!(
         envoy
-            .logged(&["envoy-healthz[default]: /livez is healthy"])
+            .logged(&["envoy-healthz[one]: /livez is healthy"])
             .len(),
         1
     );
     // Seven lines in all: none for the admin, none for a probe.
-    assert_eq!(envoy.logged(&["wasm log"]).len(), 7);
+    assert_eq!(envoy.logged(&["envoy-healthz["]).len(), 7);
     assert_eq!(envoy.logged(&["[warning]", "is unhealthy"]).len(), 3);
     assert_eq!(envoy.logged(&["[info]", "is healthy"]).len(), 4);
 
-    prober.get("/livez").await;
-    for _ in 0..4 {
-        let request = prober.request(Method::POST, "/healthz");
-        e2e::prober::Answer::to(request).await.unwrap();
-    }
-    let stat = async |name: &str| {
-        envoy
-            .stat(&format!("wasmcustom.envoy_healthz.{name}"))
-            .await
+    let of = |metric: &str, labels: &[(&str, &str)]| {
+        build.stat(metric, &[&[("filter", "one")], labels].concat())
     };
     for (code, path, count) in [
-        (200, "/healthz", probes[0]),
-        (503, "/healthz", probes[1]),
-        (405, "/healthz", 4),
-        (200, "/livez", 1),
+        ("200", "/healthz", probes[0]),
+        ("503", "/healthz", probes[1]),
+        ("405", "/healthz", 4),
+        ("200", "/livez", 1),
     ] {
-        let probes = format!("probes.filter.default.code.{code}.path.{path}");
-        counted(&envoy, &probes, count).await;
+        shown(
+            &envoy,
+            &of("probes", &[("code", code), ("path", path)]),
+            count,
+        )
+        .await;
     }
-    for (name, value) in [
-        ("transitions.filter.default.path./healthz", 6),
-        ("transitions.filter.default.path./livez", 1),
-        ("healthy.filter.default.path./healthz", 1),
-        ("healthy.filter.default.path./livez", 1),
-        ("admin_up.filter.default", 1),
-        ("refreshes.filter.default.result.failed", 0),
+    for (metric, path, value) in [
+        ("transitions", "/healthz", 6),
+        ("transitions", "/livez", 1),
+        ("healthy", "/healthz", 1),
+        ("healthy", "/livez", 1),
     ] {
-        assert_eq!(stat(name).await, value, "{name}");
+        shown(&envoy, &of(metric, &[("path", path)]), value).await;
     }
-    assert!(stat("refreshes.filter.default.result.succeeded").await >= 6);
-    assert!(stat("vm_memory_bytes").await > 0);
+    if build == Build::Wasm {
+        shown(&envoy, &of("admin_up", &[]), 1).await;
+        shown(&envoy, &of("refreshes", &[("result", "failed")]), 0).await;
+        let refreshes = envoy
+            .stat(&of("refreshes", &[("result", "succeeded")]))
+            .await;
+        assert!(refreshes >= 6, "{refreshes}");
+        assert!(envoy.stat(&build.stat("vm_memory_bytes", &[])).await > 0);
+    }
 }
 
 /// Workers that find the first verdicts of many endpoints at the same time log each of them once.
@@ -332,108 +353,6 @@ async fn a_probe_that_expires_is_logged() {
     }
     counted(&envoy, "transitions.filter.default.path./healthz", 2).await;
     counted(&envoy, "healthy.filter.default.path./healthz", 0).await;
-}
-
-/// The filter's own configuration is replaced while probes wait: all of them are answered.
-#[tokio::test]
-async fn an_update_of_the_listener_leaves_no_probe_waiting() {
-    let slow = Does::Delay(Duration::from_millis(1500), HEALTHY.to_vec());
-    let fake = FakeAdmin::start(slow).await;
-    let (admin, port) = (free_port(), free_port());
-    let given = |version: u64, path: &str| {
-        let filter = healthz(&json!({
-            "admin_cluster": "local_admin", "admin_timeout_ms": 10000, "max_age_ms": version,
-            "endpoints": [{"path": path, "clusters": ["c"]}],
-        }));
-        vec![listener(port, filter)]
-    };
-    let mut config = bootstrap_with_fake(admin, fake.port, vec![], vec![]);
-    let lds = Lds::add_to(&mut config, given(0, "/healthz"));
-    let envoy = Envoy::start(&config, admin).await;
-    let prober = Prober::http(port);
-    prober.wait_for(200).await;
-
-    for version in 1..5 {
-        let waiting = tokio::spawn(probe_at_once(port, 20));
-        let active = "http.e2e.downstream_rq_active";
-        eventually("they wait", async || {
-            (envoy.stat(active).await > 0).then_some(())
-        })
-        .await;
-        lds.replace(version, given(version, "/healthz"));
-        assert_eq!(waiting.await.unwrap(), [200; 20], "update {version}");
-        let updates = "listener_manager.lds.update_success";
-        eventually("the update is taken", async || {
-            (envoy.stat(updates).await > version).then_some(())
-        })
-        .await;
-    }
-    // A bad one is refused, and the old listener goes on.
-    lds.replace(7, given(7, "healthz"));
-    eventually("the bad update is refused", async || {
-        let rejected = envoy.stat("listener_manager.lds.update_rejected").await;
-        (rejected == 1).then_some(())
-    })
-    .await;
-    let line = "endpoints[0].path: must start with '/', got \"healthz\"";
-    assert!(!envoy.logged(&[line]).is_empty());
-    assert_eq!(prober.get("/healthz").await.status, 200);
-    lds.replace(8, given(8, "/readyz"));
-    eventually("the good one after it is taken", async || {
-        (Prober::http(port).get("/readyz").await.status == 200).then_some(())
-    })
-    .await;
-}
-
-/// Which endpoints follow a drain: by their own `fail_when_draining`, else by the filter's.
-#[tokio::test]
-async fn draining_as_each_endpoint_says() {
-    let (admin, port, other) = (free_port(), free_port(), free_port());
-    let endpoint = |path: &str, clusters: &[&str], fail: Option<bool>| {
-        let mut endpoint = json!({"path": path, "clusters": clusters});
-        if let Some(fail) = fail {
-            endpoint["fail_when_draining"] = json!(fail);
-        }
-        endpoint
-    };
-    let filter = |fail: bool| {
-        healthz_with(&json!({
-            "max_age_ms": 0, "fail_when_draining": fail,
-            "endpoints": [
-                endpoint("/service", &["c"], None),
-                endpoint("/service/always", &["c"], Some(true)),
-                endpoint("/service/never", &["c"], Some(false)),
-                endpoint("/dead/never", &["unknown"], Some(false)),
-                endpoint("/live", &[], None),
-                endpoint("/live/always", &[], Some(true)),
-                endpoint("/live/never", &[], Some(false)),
-            ],
-        }))
-    };
-    let listeners = vec![listener(port, filter(true)), listener(other, filter(false))];
-    let clusters = vec![cluster("c", &[("127.0.0.1", 1)])];
-    let envoy = Envoy::start(&bootstrap(admin, listeners, clusters), admin).await;
-    let (fails, stays) = (Prober::http(port), Prober::http(other));
-    // What each says of a drain: where the filter's field is true, and where it is false.
-    let rows = [
-        ("/service", 503, 200),
-        ("/service/always", 503, 503),
-        ("/service/never", 200, 200),
-        ("/live", 503, 200),
-        ("/live/always", 503, 503),
-        ("/live/never", 200, 200),
-    ];
-    for round in ["/healthcheck/ok", "/healthcheck/fail", "/healthcheck/ok"] {
-        envoy.post(round).await;
-        let drains = round.ends_with("fail");
-        for (path, if_true, if_false) in rows {
-            for (prober, draining) in [(&fails, if_true), (&stays, if_false)] {
-                let expected = if drains { draining } else { 200 };
-                assert_eq!(prober.get(path).await.status, expected, "{round} {path}");
-            }
-        }
-        assert_eq!(fails.get("/dead/never").await.status, 503, "{round}");
-    }
 }
 
 /// A liveness endpoint that does not mind a drain needs no admin; one that does needs `/ready` alone.

@@ -1,5 +1,4 @@
-//! The rows of the fault matrix that befall the process: a hot restart, a clock that steps, and
-//! listeners that are replaced again and again.
+//! The rows of the fault matrix that befall the process: a hot restart, and a clock that steps.
 
 use std::fs::File;
 use std::io::{Seek, Write};
@@ -10,39 +9,40 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::config::{
-    Lds, bootstrap, bootstrap_with_fake, cluster, healthz, listener, with_tcp_check,
+    bootstrap, bootstrap_with_fake, cluster, healthz_with, listener, with_tcp_check,
 };
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin, HEALTHY};
 use e2e::prober::{Prober, probe_at_once};
 use e2e::truth::Seen;
-use e2e::{TcpHost, eventually, free_port};
+use e2e::{Build, TcpHost, eventually, free_port};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+both_builds! {
+    hot_restart_leaves_no_probe_without_an_answer,
+    clock_steps,
+}
+
 /// A new Envoy takes the listeners over while probes wait in the old one.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hot_restart_leaves_no_probe_without_an_answer() {
+async fn hot_restart_leaves_no_probe_without_an_answer(build: Build) {
     let slow_admin = Does::Delay(Duration::from_secs(2), HEALTHY.to_vec());
     let slow_admin = FakeAdmin::start(slow_admin).await;
     let (admin, port, slow) = (free_port(), free_port(), free_port());
     let (_host, live) = TcpHost::on_free_port().await;
-    let filter = |admin_cluster: &str| {
-        healthz(&json!({
+    let listeners = [(port, "local_admin"), (slow, "slow_admin")].map(|(port, admin_cluster)| {
+        let config = json!({
             // The new process takes the admin's port at once and answers once it has started.
             "admin_cluster": admin_cluster, "admin_timeout_ms": 20000, "max_age_ms": 0,
             "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
-        }))
-    };
-    let listeners = vec![
-        listener(port, filter("local_admin")),
-        listener(slow, filter("slow_admin")),
-    ];
+        });
+        build.listener(port, &config)
+    });
     let clusters = vec![
         with_tcp_check(cluster("c", &[("127.0.0.1", live)])),
         cluster("slow_admin", &[("127.0.0.1", slow_admin.port)]),
     ];
-    let config = bootstrap(admin, listeners, clusters).to_string();
+    let config = bootstrap(admin, listeners.into(), clusters).to_string();
     let base_id = free_port().to_string();
     let start = async |epoch: &str| {
         let times = ["--drain-time-s", "1", "--parent-shutdown-time-s", "5"];
@@ -64,11 +64,14 @@ async fn hot_restart_leaves_no_probe_without_an_answer() {
     );
     let probing = tokio::spawn(probing);
     let waiting = tokio::spawn(probe_at_once(slow, 20));
-    eventually("they wait", async || {
-        let active = old.stat("http.e2e.downstream_rq_active").await;
-        (active >= 20).then_some(())
-    })
-    .await;
+    // With the module no probe waits.
+    if build == Build::Wasm {
+        eventually("they wait", async || {
+            let active = old.stat("http.e2e.downstream_rq_active").await;
+            (active >= 20).then_some(())
+        })
+        .await;
+    }
     let new = start("1").await;
     assert_eq!(waiting.await.unwrap(), [200; 20]);
     eventually("the old process ends", async || {
@@ -125,19 +128,17 @@ impl Clock {
     }
 }
 
-/// The wall clock, by which workers agree on who refreshes and on who saw a transition last, steps: the
-/// answers stay right, the refreshes go on, and the transitions are logged.
-#[tokio::test]
-async fn clock_steps() {
+/// The wall clock, by which workers of the wasm build agree on who refreshes and on who saw a transition
+/// last, steps: the answers stay right, the refreshes go on, and the transitions are logged.
+async fn clock_steps(build: Build) {
     let (admin, port, host) = (free_port(), free_port(), free_port());
-    let filter = healthz(&json!({
-        "admin_cluster": "local_admin",
+    let filter = json!({
         "max_age_ms": MAX_AGE.as_millis() as u64,
         "refresh_interval_ms": 50,
         "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
-    }));
+    });
     let clusters = vec![with_tcp_check(cluster("c", &[("127.0.0.1", host)]))];
-    let config = bootstrap(admin, vec![listener(port, filter)], clusters);
+    let config = bootstrap(admin, vec![build.listener(port, &filter)], clusters);
     let mut clock = Clock::new();
     let envoy = clock.start(&config, admin).await;
     let refreshes = async || {
@@ -165,11 +166,13 @@ async fn clock_steps() {
             let answer = Prober::http(port).get("/healthz").await;
             assert_eq!(answer.status, 200, "{step}");
         }
-        let before = refreshes().await;
-        eventually(&format!("{step}: it refreshes unasked"), async || {
-            (refreshes().await >= before + 10).then_some(())
-        })
-        .await;
+        if build == Build::Wasm {
+            let before = refreshes().await;
+            eventually(&format!("{step}: it refreshes unasked"), async || {
+                (refreshes().await >= before + 10).then_some(())
+            })
+            .await;
+        }
         drop(up.take());
         changed(503, "is unhealthy: c 0/1").await;
         up = Some(TcpHost::start(host).await);
@@ -195,11 +198,10 @@ async fn clock_set_back_while_the_admin_is_silent() {
     ] {
         let fake = FakeAdmin::start(healthy.clone()).await;
         let (admin, port) = (free_port(), free_port());
-        let filter = healthz(&json!({
-            "admin_cluster": "local_admin", "admin_timeout_ms": 200,
+        let filter = healthz_with(&json!({
+            "admin_timeout_ms": 200,
             "max_age_ms": MAX_AGE.as_millis() as u64, "refresh_interval_ms": 50,
             "max_stale_ms": max_stale.as_millis() as u64,
-            "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
         }));
         let listeners = vec![listener(port, filter)];
         let config = bootstrap_with_fake(admin, fake.port, listeners, vec![]);
@@ -221,93 +223,4 @@ async fn clock_set_back_while_the_admin_is_silent() {
         fake.change_to(healthy.clone());
         Prober::http(port).wait_for(200).await;
     }
-}
-
-/// Listeners that were replaced leave no tick behind that wakes Envoy for nothing, and little memory,
-/// though all of them answered probes on both workers.
-#[tokio::test]
-async fn replaced_listeners_leave_nothing_behind() {
-    const SETTLED: u64 = 20;
-    const LAST: u64 = 60;
-    /// In bytes. Envoy 1.40.0 keeps 2.1 KB of these two listeners if their filter does nothing, and
-    /// about 4 more of each distinct configuration: it never forgets the keys of shared records. The
-    /// two snapshots themselves, were they kept, are 25 KB.
-    const KEPT: u64 = 12288;
-    let (admin, port, refreshed) = (free_port(), free_port(), free_port());
-    let given = |version: u64| {
-        let filter = |max_age_ms: u64, refresh_interval_ms: Option<u64>| {
-            let mut filter = json!({
-                "admin_cluster": "local_admin",
-                // No two configurations are the same.
-                "admin_timeout_ms": 10_000 + version,
-                "max_age_ms": max_age_ms,
-                "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
-            });
-            if let Some(interval) = refresh_interval_ms {
-                filter["refresh_interval_ms"] = json!(interval);
-            }
-            healthz(&filter)
-        };
-        // Like the first one, the last one does not refresh.
-        let refresh = (version > 0 && version < LAST).then_some(50);
-        vec![
-            listener(port, filter(0, None)),
-            listener(refreshed, filter(1000, refresh)),
-        ]
-    };
-    // What workers share of so many hosts would show, were it kept.
-    let hosts: Vec<_> = (1..=250).map(|nth| format!("127.0.1.{nth}")).collect();
-    let hosts: Vec<_> = hosts.iter().map(|host| (host.as_str(), 1)).collect();
-    let mut config = bootstrap(admin, vec![], vec![cluster("c", &hosts)]);
-    let lds = Lds::add_to(&mut config, given(0));
-    let envoy = Envoy::start_text(&config.to_string(), admin, &["--drain-time-s", "0"]).await;
-    let update_to = async |version: u64| {
-        lds.replace(version, given(version));
-        eventually("the old listeners are gone", async || {
-            let updates = envoy.stat("listener_manager.lds.update_success").await;
-            let draining = "listener_manager.total_listeners_draining";
-            (updates > version && envoy.stat(draining).await == 0).then_some(())
-        })
-        .await;
-        for _ in 0..8 {
-            for port in [port, refreshed] {
-                assert_eq!(Prober::http(port).get("/healthz").await.status, 200);
-            }
-        }
-    };
-    let allocated = async || {
-        let memory: Value =
-            serde_json::from_str(&envoy.admin.get("/memory").await.body).expect("JSON");
-        let allocated = memory["allocated"].as_str().expect("a string");
-        allocated.parse::<u64>().expect("a number")
-    };
-    let sleeps_in_a_second = async || {
-        let before = envoy.sleeps();
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        envoy.sleeps() - before
-    };
-    let sleeps = sleeps_in_a_second().await;
-    for version in 1..=SETTLED {
-        update_to(version).await;
-    }
-    let settled = allocated().await;
-    for version in SETTLED + 1..=LAST {
-        update_to(version).await;
-    }
-    eventually("Envoy sleeps as it did before", async || {
-        let now = sleeps_in_a_second().await;
-        println!("{sleeps} sleeps in a second before, {now} now");
-        (now < sleeps + 50).then_some(())
-    })
-    .await;
-    eventually("its memory is what it was", async || {
-        let kept = allocated().await.saturating_sub(settled) / (LAST - SETTLED);
-        println!("{kept} bytes kept of an update");
-        (kept < KEPT).then_some(())
-    })
-    .await;
-    let probes = envoy
-        .stat("wasmcustom.envoy_healthz.probes.filter.default.code.200.path./healthz")
-        .await;
-    assert_eq!(probes, 16 * LAST, "counters go on");
 }

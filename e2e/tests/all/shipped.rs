@@ -1,13 +1,20 @@
-//! `envoy/envoy.yaml` as users copy it: TLS, HTTP/1.1 and HTTP/2, a real gRPC backend.
+//! `envoy/envoy.yaml` and `envoy/module.yaml` as users copy them: TLS, HTTP/1.1 and HTTP/2, a real
+//! gRPC backend.
 
 use e2e::backend::{Backend, ping, reverse, tls_channel};
 use e2e::envoy::{Envoy, Shipped, at_home, validate};
 use e2e::prober::{Answer, Prober};
-use e2e::{TcpHost, eventually, free_port, root};
+use e2e::{Build, TcpHost, eventually, free_port, root};
 use reqwest::{Method, Version};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+
+both_builds! {
+    follows_a_backend_that_stops_and_starts,
+    follows_the_health_service_of_a_backend_that_goes_on_serving,
+    answers_each_protocol_and_method,
+}
 
 /// Names and texts of the configurations that users copy.
 fn examples() -> impl Iterator<Item = (&'static str, String)> {
@@ -91,9 +98,8 @@ async fn the_admin_does_no_more_than_the_filter_needs() {
     }
 }
 
-#[tokio::test]
-async fn follows_a_backend_that_stops_and_starts() {
-    let shipped = Shipped::on_free_ports();
+async fn follows_a_backend_that_stops_and_starts(build: Build) {
+    let shipped = Shipped::of(build);
     let _envoy = shipped.start().await;
     let prober = Prober::https2(shipped.port);
     let channel = tls_channel(shipped.port, &shipped.certificate);
@@ -107,9 +113,8 @@ async fn follows_a_backend_that_stops_and_starts() {
     }
 }
 
-#[tokio::test]
-async fn follows_the_health_service_of_a_backend_that_goes_on_serving() {
-    let shipped = Shipped::on_free_ports();
+async fn follows_the_health_service_of_a_backend_that_goes_on_serving(build: Build) {
+    let shipped = Shipped::of(build);
     let backend = Backend::start(shipped.backend_port).await;
     let _envoy = shipped.start().await;
     let prober = Prober::https2(shipped.port);
@@ -120,9 +125,8 @@ async fn follows_the_health_service_of_a_backend_that_goes_on_serving() {
     prober.wait_for(200).await;
 }
 
-#[tokio::test]
-async fn answers_each_protocol_and_method() {
-    let shipped = Shipped::on_free_ports();
+async fn answers_each_protocol_and_method(build: Build) {
+    let shipped = Shipped::of(build);
     let _backend = Backend::start(shipped.backend_port).await;
     let _envoy = shipped.start().await;
     for (prober, version) in [

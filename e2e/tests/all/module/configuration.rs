@@ -1,34 +1,16 @@
-//! Configurations: as JSON and as plain YAML, and what is refused.
+//! Configurations: as JSON and as plain YAML, and what the module alone refuses.
 
 use e2e::config::{bootstrap, cluster, listener};
-use e2e::envoy::{Envoy, validate};
+use e2e::envoy::Envoy;
 use e2e::prober::Prober;
-use e2e::{free_port, module};
-use serde_json::{Value, json};
+use e2e::{Build, free_port, module};
+use serde_json::json;
 
-fn check(filter: Value, line: &str) {
-    module::folder();
-    let listeners = vec![listener(10_000, filter)];
-    let (good, log) = validate(&bootstrap(10_001, listeners, vec![]).to_string());
-    assert!(!good, "Envoy takes it: {line}");
-    let ours: Vec<_> = log
-        .lines()
-        .filter(|entry| entry.contains("envoy-healthz: "))
-        .collect();
-    assert_eq!(ours.len(), 1, "{line}: {log}");
-    assert!(ours[0].contains(line), "{line:?} is not in {:?}", ours[0]);
-}
+use crate::configuration::check;
 
 #[test]
-fn a_bad_one_is_refused_with_its_line() {
-    check(
-        module::filter_text(""),
-        "envoy-healthz: configuration: is empty; give {\"endpoints\"",
-    );
-    check(
-        module::filter_text("{"),
-        "envoy-healthz: configuration: EOF while parsing",
-    );
+fn what_is_not_for_the_module_is_refused() {
+    module::folder();
     let endpoints = json!([{"path": "/healthz", "clusters": ["a"]}]);
     for (field, value, reason) in [
         ("admin_cluster", json!("a"), "it asks no admin"),
@@ -56,10 +38,6 @@ fn a_bad_one_is_refused_with_its_line() {
         module::filter(&json!({"endpoints": [endpoint]})),
         "envoy-healthz: endpoints[0].fail_when_draining: is not for the dynamic module",
     );
-    check(
-        module::filter(&json!({"endpoints": [{"path": "healthz", "clusters": ["a"]}]})),
-        r#"envoy-healthz: endpoints[0].path: must start with '/', got "healthz""#,
-    );
     let mut absent = module::filter_text("");
     let fields = absent["typed_config"].as_object_mut().unwrap();
     fields.remove("filter_config");
@@ -77,7 +55,7 @@ async fn json_and_yaml_are_the_same() {
     });
     let (admin, first, second) = (free_port(), free_port(), free_port());
     let listeners = [
-        (first, module::filter(&config)),
+        (first, Build::Module.filter(&config)),
         (second, module::filter_of_struct(&config)),
     ]
     .map(|(port, filter)| module::with_network_filter(listener(port, filter)));

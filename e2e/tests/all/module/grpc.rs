@@ -11,7 +11,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use super::Native;
+use crate::Served;
 
 /// How the module learns of the cluster.
 #[derive(Clone, Copy)]
@@ -22,7 +22,7 @@ enum Way {
 
 /// An Envoy before the demo backend, which the module answers for as `""`; `live` needs nothing.
 struct Health {
-    native: Native,
+    served: Served,
     backend: u16,
     channel: Channel,
 }
@@ -62,7 +62,7 @@ impl Health {
         let (admin, port, backend) = (free_port(), free_port(), free_port());
         let config = configuration(way, admin, port, backend);
         Self {
-            native: Native::of(&config, admin, port).await,
+            served: Served::of(&config, admin, port).await,
             backend,
             channel: connect(port),
         }
@@ -70,7 +70,7 @@ impl Health {
 
     /// Takes a new connection for what follows: Envoy asks clients to leave while it drains.
     fn reconnect(&mut self) {
-        self.channel = connect(self.native.port);
+        self.channel = connect(self.served.port);
     }
 
     async fn check(&self, service: &str) -> Result<ServingStatus, Status> {
@@ -108,12 +108,12 @@ async fn check() {
         );
         let backend = Backend::start(health.backend).await;
         health.wait_for(ServingStatus::Serving).await;
-        health.native.wait_for("/healthz", 200, "ok").await;
+        health.served.wait_for("/healthz", 200, "ok").await;
         assert_eq!(ping(&health.channel).await.unwrap(), "pong");
         backend.stop();
         health.wait_for(ServingStatus::NotServing).await;
         let counter = "healthz.grpc_checks.filter.default.path./livez.status.SERVING";
-        assert_eq!(health.native.envoy.stat(counter).await, 1);
+        assert_eq!(health.served.envoy.stat(counter).await, 1);
     }
 }
 
@@ -180,8 +180,8 @@ async fn drain() {
     let hears = !version().starts_with("1.38.");
 
     for _ in 0..2 {
-        health.native.envoy.post("/healthcheck/fail").await;
-        assert_eq!(health.native.prober.get("/healthz").await.status, 503);
+        health.served.envoy.post("/healthcheck/fail").await;
+        assert_eq!(health.served.prober.get("/healthz").await.status, 503);
         if hears {
             assert_eq!(next(&mut watch).await.unwrap(), NotServing);
         }
@@ -195,7 +195,7 @@ async fn drain() {
             // Only now it is known that the route of gRPC minds a drain.
             assert_eq!(next(&mut live).await.unwrap(), NotServing);
         }
-        health.native.envoy.post("/healthcheck/ok").await;
+        health.served.envoy.post("/healthcheck/ok").await;
         health.reconnect();
         assert_eq!(health.check("live").await.unwrap(), Serving);
         if hears {
@@ -226,7 +226,7 @@ async fn a_cluster_that_comes_and_goes() {
         let mut cds = Cds::add_to(&mut config, vec![]);
         let cluster = || Some(cluster("c", &[("127.0.0.1", 1)]));
         let health = Health {
-            native: Native::of(&config, admin, port).await,
+            served: Served::of(&config, admin, port).await,
             backend: 1,
             channel: connect(port),
         };
