@@ -62,7 +62,7 @@ test-compose: build dist
 	cargo test --locked --package e2e --test compose -- --nocapture
 
 # What `kubectl apply -k envoy/gke` needs.
-gke: wasm
+gke: wasm module
 	envoy/gke/prepare.sh
 
 test-gke: gke envoy gke-tools
