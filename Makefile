@@ -58,6 +58,7 @@ test-compose: build dist
 	@docker info >/dev/null 2>&1 || $(call SKIP,test-compose,no Docker engine answers) && \
 	docker-compose build --quiet app && \
 	docker build --quiet --file envoy/mesh/Dockerfile --tag envoy-healthz/plugin dist && \
+	docker build --quiet --file envoy/mesh/module.Dockerfile --tag envoy-healthz/module dist && \
 	ENVOY_IMAGE=$$(e2e/envoy-image.sh $(ENVOY_VERSION) $(ENVOY)) && export ENVOY_IMAGE && \
 	cargo test --locked --package e2e --test compose -- --nocapture
 
