@@ -12,8 +12,11 @@ ZIZMOR := 1.32.0
 CHECK_JSONSCHEMA := 0.39.0
 GRPCIO := 1.85.1
 
-.PHONY: help demo run demo-build test dist test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs build wasm trap envoy promtool grpc-python tools release version lint-workflows module panicking-module test-module-valgrind
+.PHONY: help demo run demo-build test dist echo-server test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs build wasm trap envoy promtool grpc-python tools release release-files version lint-workflows module panicking-module test-module-valgrind
 .DEFAULT_GOAL := help
+
+# Panic messages hold source paths: name them the same on every machine. wasm-build.sh does it too.
+REMAP := --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=cargo
 
 # Says that a command cannot run here, and why. With STRICT=1, as in .ci/run, that fails.
 SKIP = { echo "$(1): SKIPPED, $(2)"; test "$(STRICT)" != 1; exit; }
@@ -29,7 +32,7 @@ help:
 	@echo "make bench   the filter beside Envoy's own and the Lua script, measured"
 	@echo "make test-matrix   the e2e suite on Envoy 1.36 to 1.40"
 	@echo "make test-reproducible  the same bytes from the same sources"
-	@echo "make release   dist/release: the wasm, its SBOM, an OCI image, SHA-256 sums"
+	@echo "make release   dist/release: wasm and module, SBOMs, OCI images, SHA-256 sums"
 	@echo "make fuzz    a while of each fuzz target"
 	@echo "make soak    ten minutes of probes, floods, flaps and updates with each build"
 	@echo "make deny    licences, sources and known faults of what we build from"
@@ -52,21 +55,25 @@ test: build promtool grpc-python
 	cargo test --locked --workspace
 
 # The static backend and the filter, which docker-compose.yml mounts and builds from.
-dist: wasm
+dist: wasm echo-server
 	envoy/make-cert.sh
+
+echo-server:
 	rustup target add $(MUSL)
-	cargo build --quiet --locked --release --package echo-server --target $(MUSL)
+	RUSTFLAGS="$(REMAP)" cargo build --quiet --locked --release --package echo-server --target $(MUSL)
+	@mkdir -p dist
 	cp target/$(MUSL)/release/echo-server dist/
 
 test-compose: build dist
 	@docker info >/dev/null 2>&1 || $(call SKIP,test-compose,no Docker engine answers) && \
 	docker-compose build --quiet app && \
 	docker build --quiet --file envoy/mesh/Dockerfile --tag envoy-healthz/plugin dist && \
+	docker build --quiet --file envoy/mesh/module.Dockerfile --tag envoy-healthz/module dist && \
 	ENVOY_IMAGE=$$(e2e/envoy-image.sh $(ENVOY_VERSION) $(ENVOY)) && export ENVOY_IMAGE && \
 	cargo test --locked --package e2e --test compose -- --nocapture
 
 # What `kubectl apply -k envoy/gke` needs.
-gke: wasm
+gke: wasm module
 	envoy/gke/prepare.sh
 
 test-gke: gke envoy gke-tools
@@ -127,20 +134,24 @@ deny:
 	@if cargo deny fetch db >/dev/null 2>&1; then cargo deny --locked --workspace check advisories; \
 	else echo "deny: advisories SKIPPED, https://github.com/RustSec/advisory-db cannot be had here"; fi
 
-# The same sources in another folder give the same bytes.
-test-reproducible: wasm
+# The same sources in another folder give the same release, to the byte.
+test-reproducible: release-files
 	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && \
 	git ls-files -z | xargs -0 cp --parents -t "$$copy" && \
-	"$$copy/wasm-build.sh" >/dev/null && \
-	cmp dist/envoy_healthz.wasm "$$copy/dist/envoy_healthz.wasm" && \
-	echo "built twice, in two folders: the same bytes" && sha256sum dist/envoy_healthz.wasm
+	mkdir "$$copy/.tools" && ln -s $(CURDIR)/.tools/zig "$$copy/.tools/" && \
+	$(MAKE) --silent -C "$$copy" release-files >/dev/null && \
+	diff --recursive --brief dist/release "$$copy/dist/release" && \
+	echo "released twice, from two folders: the same bytes" && cat dist/release/SHA256SUMS
 
-# What a release holds, in dist/release; two runs give the same bytes. Its test loads the wasm out of
-# the image into Envoy.
-release: wasm envoy
-	@command -v cargo-cyclonedx >/dev/null || cargo install --quiet --locked cargo-cyclonedx@$(CARGO_CYCLONEDX)
-	.ci/release.py $$($(MAKE) --silent version)
+# What a release holds, in dist/release. Its test takes each image apart and runs what is in it.
+release: release-files envoy
 	cargo test --quiet --locked --package e2e --test release
+
+release-files: wasm echo-server
+	@command -v cargo-cyclonedx >/dev/null || cargo install --quiet --locked cargo-cyclonedx@$(CARGO_CYCLONEDX)
+	$(MAKE) --no-print-directory module MODULE_TARGET=x86_64-unknown-linux-gnu
+	$(MAKE) --no-print-directory module MODULE_TARGET=aarch64-unknown-linux-gnu
+	.ci/release.py $$($(MAKE) --silent version)
 
 version:
 	@sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1
@@ -208,7 +219,7 @@ MODULE := libenvoy_healthz$(if $(filter $(shell uname -m)-%,$(MODULE_TARGET)),,-
 
 module: .tools/zig
 	rustup target add $(MODULE_TARGET) 2>/dev/null
-	CARGO_ZIGBUILD_ZIG_PATH=$(CURDIR)/.tools/zig/ziglang/zig .tools/zig/bin/cargo-zigbuild zigbuild \
+	RUSTFLAGS="$(REMAP)" CARGO_ZIGBUILD_ZIG_PATH=$(CURDIR)/.tools/zig/ziglang/zig .tools/zig/bin/cargo-zigbuild zigbuild \
 	  --quiet --locked --package envoy-healthz-module --profile module --target $(MODULE_TARGET).$(GLIBC)
 	@mkdir -p dist
 	install target/$(MODULE_TARGET)/module/libenvoy_healthz_module.so dist/$(MODULE)

@@ -1,4 +1,4 @@
-//! `make test-compose`: `docker-compose.yml` with a real Docker engine.
+//! `make test-compose`: `docker-compose.yml` with a real Docker engine, with the wasm and with the module.
 //!
 //! `ENVOY_IMAGE` and `APP_IMAGE` say which images; the composition is always torn down.
 
@@ -9,7 +9,18 @@ use e2e::prober::Prober;
 use e2e::{eventually, free_port, root};
 use tonic::transport::Channel;
 
+/// The files of a composition: the filter as wasm.
+const WASM: &[&str] = &["-f", "docker-compose.yml"];
+/// The filter as native module.
+const MODULE: &[&str] = &[
+    "-f",
+    "docker-compose.yml",
+    "-f",
+    "envoy/module.compose.yaml",
+];
+
 struct Composition {
+    files: &'static [&'static str],
     project: String,
     port: u16,
     /// Of the load balancer, if it is up.
@@ -18,8 +29,9 @@ struct Composition {
 
 impl Composition {
     /// Brings it up, with these options of docker-compose.
-    fn up(name: &str, options: &[&str]) -> Self {
+    fn up(name: &str, files: &'static [&'static str], options: &[&str]) -> Self {
         let composition = Self {
+            files,
             project: format!("envoyhealthz{name}{}", std::process::id()),
             port: free_port(),
             balancer: free_port(),
@@ -33,6 +45,7 @@ impl Composition {
             .current_dir(root())
             .env("PORT", self.port.to_string())
             .env("BALANCER_PORT", self.balancer.to_string())
+            .args(self.files)
             .args(["-p", &self.project])
             .args(arguments)
             .output()
@@ -84,8 +97,17 @@ async fn healthy(prober: &Prober, channel: &Channel) {
 }
 
 #[tokio::test]
-async fn follows_each_way_in_which_the_backend_goes_and_comes_back() {
-    let composition = Composition::up("pair", &[]);
+async fn wasm_follows_each_way_in_which_the_backend_goes_and_comes_back() {
+    follows_the_backend("pair", WASM).await;
+}
+
+#[tokio::test]
+async fn module_follows_each_way_in_which_the_backend_goes_and_comes_back() {
+    follows_the_backend("modulepair", MODULE).await;
+}
+
+async fn follows_the_backend(name: &str, files: &'static [&'static str]) {
+    let composition = Composition::up(name, files, &[]);
     let prober = Prober::https2(composition.port);
     let channel = tls_channel(composition.port, &root().join("envoy/tls/tls.crt"));
     let app = composition.container("app");
@@ -104,7 +126,7 @@ async fn follows_each_way_in_which_the_backend_goes_and_comes_back() {
         prober.wait_for(503).await;
         composition.docker(up);
         healthy(&prober, &channel).await;
-        println!("{how}: 503, and 200 with a gRPC call when it is back");
+        println!("{name}: {how}: 503, and 200 with a gRPC call when it is back");
     }
 
     let envoy = composition.container("envoy");
@@ -113,6 +135,9 @@ async fn follows_each_way_in_which_the_backend_goes_and_comes_back() {
         (composition.docker(&health) == "healthy").then_some(())
     })
     .await;
+    let maps = composition.docker(&["exec", &envoy, "cat", "/proc/1/maps"]);
+    let module = maps.contains("/etc/envoy/modules/libenvoy_healthz.so");
+    assert_eq!(module, files == MODULE, "which build Envoy has loaded");
     let inspect = [
         "inspect",
         "-f",
@@ -124,8 +149,17 @@ async fn follows_each_way_in_which_the_backend_goes_and_comes_back() {
 
 /// The profile with a load balancer before two pods: calls go on when one of them has no backend.
 #[tokio::test]
-async fn the_balancer_takes_a_pod_out_and_back_in() {
-    let composition = Composition::up("balancer", &["--profile", "balancer"]);
+async fn wasm_has_the_balancer_take_a_pod_out_and_back_in() {
+    a_pod_goes_out_and_back_in("balancer", WASM).await;
+}
+
+#[tokio::test]
+async fn module_has_the_balancer_take_a_pod_out_and_back_in() {
+    a_pod_goes_out_and_back_in("modulebalancer", MODULE).await;
+}
+
+async fn a_pod_goes_out_and_back_in(name: &str, files: &'static [&'static str]) {
+    let composition = Composition::up(name, files, &["--profile", "balancer"]);
     let balancer = format!("http://127.0.0.1:{}", composition.balancer);
     let channel = Channel::from_shared(balancer)
         .expect("a valid address")

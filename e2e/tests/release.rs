@@ -1,14 +1,22 @@
-//! What `make release` has made: the sums hold, and Envoy loads the filter out of the OCI image.
+//! What `make release` has made: the sums hold, and each image holds what its readers expect, which runs.
 //! Needs `dist/release`: run by `make release`, not by `cargo test`.
 
-use std::path::Path;
-use std::process::Command;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use e2e::config::{bootstrap, cluster, healthz_for, listener};
+use e2e::backend::ping;
+use e2e::config::{bootstrap, cluster, healthz_for, listener, listener_with_routes};
 use e2e::envoy::Envoy;
 use e2e::prober::Prober;
-use e2e::{free_port, root};
+use e2e::{eventually, free_port, module, root};
 use serde_json::{Value, json};
+use tempfile::TempDir;
+use tonic::transport::Channel;
+
+fn release() -> PathBuf {
+    root().join("dist/release")
+}
 
 /// Runs a command in this folder; gives what it prints.
 fn run(folder: &Path, command: &[&str]) -> String {
@@ -21,60 +29,191 @@ fn run(folder: &Path, command: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The file of a blob, whose bytes have the digest and the size that its descriptor says.
-fn blob(layout: &Path, descriptor: &Value) -> String {
-    let digest = descriptor["digest"].as_str().unwrap();
-    let digest = digest.strip_prefix("sha256:").unwrap();
-    let file = format!("blobs/sha256/{digest}");
-    let sum = run(layout, &["sha256sum", &file]);
-    assert!(sum.starts_with(digest), "{sum} is not {digest}");
-    let size = std::fs::metadata(layout.join(&file)).unwrap().len();
-    assert_eq!(descriptor["size"], json!(size), "{file}");
-    file
+/// An image of the release, unpacked.
+struct Layout(TempDir);
+
+impl Layout {
+    /// With the descriptor of its one image, whose digest is the release's.
+    fn open(name: &str) -> (Self, Value) {
+        let layout = Self(tempfile::tempdir().unwrap());
+        let archive = release().join(format!("{name}.tar"));
+        run(layout.path(), &["tar", "xf", archive.to_str().unwrap()]);
+        let index = layout.read("index.json");
+        let [entry] = &index["manifests"].as_array().unwrap()[..] else {
+            panic!("{name}: not one image: {index}");
+        };
+        let digest = std::fs::read_to_string(release().join(format!("{name}.digest"))).unwrap();
+        assert_eq!(entry["digest"], json!(digest.trim()), "{name}");
+        let entry = entry.clone();
+        (layout, entry)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn read(&self, file: &str) -> Value {
+        serde_json::from_slice(&std::fs::read(self.path().join(file)).unwrap()).unwrap()
+    }
+
+    /// The file of a blob, whose bytes have the digest and the size that its descriptor says.
+    fn blob(&self, descriptor: &Value) -> String {
+        let digest = descriptor["digest"].as_str().unwrap();
+        let digest = digest.strip_prefix("sha256:").unwrap();
+        let file = format!("blobs/sha256/{digest}");
+        let sum = run(self.path(), &["sha256sum", &file]);
+        assert!(sum.starts_with(digest), "{sum} is not {digest}");
+        let size = std::fs::metadata(self.path().join(&file)).unwrap().len();
+        assert_eq!(descriptor["size"], json!(size), "{file}");
+        file
+    }
+
+    /// Unpacks the one layer of an image into this folder; gives the image's configuration.
+    fn unpack(&self, descriptor: &Value, folder: &Path) -> Value {
+        let manifest = self.read(&self.blob(descriptor));
+        let config = self.read(&self.blob(&manifest["config"]));
+        // One layer, gzipped: Istio and Envoy Gateway take nothing else.
+        let [layer] = &manifest["layers"].as_array().unwrap()[..] else {
+            panic!("not one layer: {manifest}");
+        };
+        let gzipped = "application/vnd.oci.image.layer.v1.tar+gzip";
+        assert_eq!(layer["mediaType"], json!(gzipped));
+        let file = self.path().join(self.blob(layer));
+        let file = file.to_str().unwrap();
+        let command = format!("gzip -dc {file} | sha256sum");
+        let plain = run(folder, &["sh", "-c", &command]);
+        let plain = plain.split_whitespace().next().unwrap();
+        let expected = json!([format!("sha256:{plain}")]);
+        assert_eq!(config["rootfs"]["diff_ids"], expected);
+        run(folder, &["tar", "xzf", file]);
+        config
+    }
 }
 
-fn read(layout: &Path, file: &str) -> Value {
-    serde_json::from_slice(&std::fs::read(layout.join(file)).unwrap()).unwrap()
+/// The files in a folder, by name.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let files = entries.map(|entry| {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        (name, std::fs::read(entry.path()).unwrap())
+    });
+    files.collect()
+}
+
+#[test]
+fn the_sums_hold_for_every_file() {
+    let sums = run(
+        &release(),
+        &["sha256sum", "--check", "--strict", "SHA256SUMS"],
+    );
+    let checked = sums.lines().filter_map(|line| line.strip_suffix(": OK"));
+    let found = files(&release());
+    let found = found.keys().filter(|name| *name != "SHA256SUMS");
+    assert!(checked.eq(found), "{sums}");
+}
+
+/// Each names the crate and what is linked into it.
+#[test]
+fn the_sboms_name_what_is_in_each_file() {
+    for (file, name, linked) in [
+        ("envoy_healthz", "envoy-healthz", "proxy-wasm"),
+        ("libenvoy_healthz", "envoy-healthz-module", "serde_json"),
+        ("echo-server", "echo-server", "tonic"),
+    ] {
+        let text = std::fs::read(release().join(format!("{file}.cdx.json"))).unwrap();
+        let sbom: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(sbom["bomFormat"], json!("CycloneDX"));
+        assert_eq!(sbom["metadata"]["component"]["name"], json!(name));
+        let components = sbom["components"].as_array().unwrap();
+        let names = |name: &str| components.iter().any(|found| found["name"] == json!(name));
+        assert!(names(linked), "{file} does not name {linked}");
+        assert!(!names("reqwest"), "{file} names what tests alone use");
+    }
 }
 
 #[tokio::test]
-async fn envoy_loads_the_filter_out_of_the_image() {
-    let release = root().join("dist/release");
-    run(
-        &release,
-        &["sha256sum", "--check", "--strict", "SHA256SUMS"],
-    );
-
+async fn envoy_loads_the_wasm_out_of_its_image() {
+    let (layout, image) = Layout::open("plugin");
     let dir = tempfile::tempdir().unwrap();
-    let layout = dir.path();
-    let archive = release.join("plugin.tar");
-    run(layout, &["tar", "xf", archive.to_str().unwrap()]);
-    let index = read(layout, "index.json");
-    let digest = std::fs::read_to_string(release.join("plugin.digest")).unwrap();
-    assert_eq!(index["manifests"][0]["digest"], json!(digest.trim()));
-    let manifest = read(layout, &blob(layout, &index["manifests"][0]));
-    let config = read(layout, &blob(layout, &manifest["config"]));
-    // One layer, gzipped, with /plugin.wasm: Istio and Envoy Gateway take nothing else.
-    assert_eq!(manifest["layers"].as_array().unwrap().len(), 1);
-    let layer = &manifest["layers"][0];
-    let gzipped = "application/vnd.oci.image.layer.v1.tar+gzip";
-    assert_eq!(layer["mediaType"], json!(gzipped));
-    let file = blob(layout, layer);
-    let plain = run(
-        layout,
-        &["sh", "-c", &format!("gzip -dc {file} | sha256sum")],
-    );
-    let plain = plain.split_whitespace().next().unwrap();
-    let expected = json!([format!("sha256:{plain}")]);
-    assert_eq!(config["rootfs"]["diff_ids"], expected);
-    run(layout, &["tar", "xzf", &file]);
+    layout.unpack(&image, dir.path());
 
     let (admin, port) = (free_port(), free_port());
     let mut filter = healthz_for("up");
     filter["typed_config"]["config"]["vm_config"]["code"] =
-        json!({"local": {"filename": layout.join("plugin.wasm")}});
+        json!({"local": {"filename": dir.path().join("plugin.wasm")}});
     let clusters = vec![cluster("up", &[("127.0.0.1", 1)])];
     let config = bootstrap(admin, vec![listener(port, filter)], clusters);
     let _envoy = Envoy::start(&config, admin).await;
     assert_eq!(Prober::http(port).wait_for(200).await.body, "ok");
+}
+
+#[tokio::test]
+async fn envoy_loads_the_module_out_of_its_image() {
+    let (layout, index) = Layout::open("module");
+    let index = layout.read(&layout.blob(&index));
+    let images = index["manifests"].as_array().unwrap();
+    let released = files(&release());
+    let mut runs = None;
+    // The machine of an ELF file, in its bytes 18 and 19.
+    for (machine, architecture, elf) in [("x86_64", "amd64", 62), ("aarch64", "arm64", 183)] {
+        let platform = json!({"architecture": architecture, "os": "linux"});
+        let image = images.iter().find(|image| image["platform"] == platform);
+        let dir = tempfile::tempdir().unwrap();
+        let config = layout.unpack(image.unwrap(), dir.path());
+        assert_eq!(config["architecture"], json!(architecture));
+        let unpacked = files(dir.path());
+        let names: Vec<_> = unpacked.keys().collect();
+        assert_eq!(names, ["libenvoy_healthz.so", "manifest.yaml"]);
+        let module = &unpacked["libenvoy_healthz.so"];
+        let name = format!("libenvoy_healthz-{machine}.so");
+        assert!(*module == released[&name], "{architecture} is not {name}");
+        assert_eq!(module[..4], *b"\x7fELF");
+        assert_eq!(u16::from_le_bytes([module[18], module[19]]), elf);
+        if machine == std::env::consts::ARCH {
+            runs = Some(dir);
+        }
+    }
+    assert_eq!(images.len(), 2);
+
+    let dir = runs.expect("a module for this machine");
+    let (admin, port) = (free_port(), free_port());
+    let routes = vec![module::route("/healthz", "up")];
+    let listener = listener_with_routes(port, vec![module::filter_for("up")], routes);
+    let clusters = vec![cluster("up", &[("127.0.0.1", 1)])];
+    let config = bootstrap(admin, vec![listener], clusters).to_string();
+    let search = [(module::SEARCH_PATH, dir.path())];
+    let _envoy = Envoy::start_in(&config, admin, &[], &search).await;
+    assert_eq!(Prober::http(port).wait_for(200).await.body, "ok");
+}
+
+#[tokio::test]
+async fn the_backend_out_of_its_image_answers_calls() {
+    let (layout, image) = Layout::open("app");
+    let dir = tempfile::tempdir().unwrap();
+    let config = layout.unpack(&image, dir.path());
+    let command = &config["config"];
+    assert_eq!(command["Entrypoint"], json!(["/echo-server"]));
+    assert_eq!(command["Cmd"], json!(["--listen", "0.0.0.0:9000"]));
+    // What `docker load` reads names the same blobs.
+    let manifest = layout.read(&layout.blob(&image));
+    let file = |descriptor: &Value| json!(layout.blob(descriptor));
+    let saved = layout.read("manifest.json");
+    assert_eq!(saved.as_array().unwrap().len(), 1);
+    let saved = &saved[0];
+    assert_eq!(saved["Config"], file(&manifest["config"]));
+    assert_eq!(saved["Layers"], json!([file(&manifest["layers"][0])]));
+
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut server = Command::new(dir.path().join("echo-server"))
+        .args(["--listen", &address])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let channel = Channel::from_shared(format!("http://{address}")).unwrap();
+    let channel = channel.connect_lazy();
+    let pong = eventually("the backend answers", async || ping(&channel).await.ok()).await;
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(pong, "pong");
 }
