@@ -23,7 +23,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use crate::{eventually, root};
+use crate::{DEADLINE, eventually, root};
 
 /// The path of `Check`.
 pub const CHECK: &str = "/grpc.health.v1.Health/Check";
@@ -90,7 +90,9 @@ pub fn channel_to_host(port: u16, host: &str) -> Channel {
 }
 
 fn endpoint(port: u16) -> Endpoint {
-    Endpoint::from_shared(format!("http://127.0.0.1:{port}")).expect("a valid address")
+    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"));
+    // Until an answer begins: a Watch may go on.
+    endpoint.expect("a valid address").timeout(DEADLINE)
 }
 
 /// `Check` by tonic-health's client.

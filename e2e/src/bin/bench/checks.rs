@@ -27,11 +27,10 @@ pub async fn measure(plan: &Plan) -> Vec<Series> {
     let _backend = Backend::start_release(backend).await;
     let ports = CHECKS.map(|(subject, _)| (subject, free_port()));
     let listeners = ports.map(|(subject, port)| listener(subject, port));
-    let clusters = vec![with_grpc_check(cluster(
-        "my_service",
-        &[("127.0.0.1", backend)],
-    ))];
-    let config = bootstrap(admin, listeners.into(), clusters).to_string();
+    let mut cluster = with_grpc_check(cluster("my_service", &[("127.0.0.1", backend)]));
+    // The load must not make it unhealthy.
+    cluster["health_checks"][0]["timeout"] = json!("20s");
+    let config = bootstrap(admin, listeners.into(), vec![cluster]).to_string();
     let envoy = Envoy::start_text(&config, admin, &["--concurrency", "1"]).await;
     for (subject, port) in ports {
         let channel = channel(port);

@@ -49,7 +49,7 @@ async fn each_change_once() {
 /// Whoever came first goes first: the others of its worker go on being told.
 #[tokio::test]
 async fn the_first_goes() {
-    let sidecar = Sidecar::start_with(Way::Route, |_| ()).await;
+    let sidecar = Sidecar::start(Way::Route).await;
     let one = channel(sidecar.plain);
     let mut watches = Vec::new();
     for _ in 0..5 {
