@@ -97,7 +97,7 @@ test-e2e: envoy promtool grpc-python
 
 # The module's tests, less what is long or about time, on an Envoy under valgrind: no error may lead to
 # our file.
-LONG_OR_TIMED := timing panics configuration flood busy process flapping nothing_behind many_watches
+LONG_OR_TIMED := timing panics configuration flood busy process flapping nothing_behind many_watches agreement
 VALGRIND_LOGS := $(CURDIR)/target/valgrind
 
 test-module-valgrind: module envoy grpc-python
