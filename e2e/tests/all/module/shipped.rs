@@ -1,13 +1,53 @@
 //! `envoy/module.yaml` as users copy it: what it does beside what `../shipped.rs` says of both builds.
 
-use e2e::Build;
 use e2e::backend::{Backend, ping, tls_channel};
-use e2e::envoy::Shipped;
+use e2e::envoy::{Envoy, Shipped};
 use e2e::prober::Prober;
+use e2e::{Build, free_port, module, root};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+
+/// README's configuration, with the module in the place of the wasm build as README says.
+#[tokio::test]
+async fn the_one_in_readme() {
+    module::folder();
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let mut blocks = readme.split("```yaml\n").skip(1);
+    let mut block = || blocks.next().unwrap().split_once("```").unwrap().0;
+    let (config, filter) = (block(), block());
+    let (before, after) = config
+        .split_once("          - name: envoy-healthz\n")
+        .unwrap();
+    let (_, after) = after.split_once("          - name: envoy.filters").unwrap();
+    let filter: String = filter
+        .lines()
+        .map(|line| format!("          {line}\n"))
+        .collect();
+    let mut config = format!("{before}{filter}          - name: envoy.filters{after}");
+    let (port, admin, backend) = (free_port(), free_port(), free_port());
+    for (from, to) in [
+        (
+            "direct_response: {status: 503}",
+            "route: {cluster: my_service}",
+        ),
+        (
+            "0.0.0.0, port_value: 8080",
+            &format!("127.0.0.1, port_value: {port}"),
+        ),
+        ("port_value: 9901", &format!("port_value: {admin}")),
+        ("port_value: 9000", &format!("port_value: {backend}")),
+    ] {
+        assert!(config.contains(from), "README has no {from:?}");
+        config = config.replace(from, to);
+    }
+    let _envoy = Envoy::start_text(&config, admin, &[]).await;
+    let prober = Prober::http(port);
+    prober.wait_for(503).await;
+    let _backend = Backend::start(backend).await;
+    assert_eq!(prober.wait_for(200).await.body, "ok");
+}
 
 #[tokio::test]
 async fn drains_and_shows_metrics() {
