@@ -51,10 +51,10 @@ impl<'a> WorkerView<'a> {
         Self { request, way }
     }
 
-    /// Whether it stays without a way for as long as its request lives: Envoy looks up a request's
-    /// cluster once, and goes on knowing none if it comes later.
+    /// Whether it has no way to a cluster. A request has the route that it began with, whatever becomes of
+    /// the configuration, and goes on knowing no cluster if that comes later.
     pub fn is_blind(&self) -> bool {
-        matches!(self.way, Way::None(NoWay { route: None, .. }))
+        matches!(self.way, Way::None(_))
     }
 }
 

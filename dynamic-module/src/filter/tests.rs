@@ -443,10 +443,14 @@ fn a_watch_begins_with_the_status() {
 
     // Without a network filter it depends on the route's cluster.
     envoy.network_filter = false;
-    let other = envoy.call(&filter, &[b"\0\0\0\0\0"]);
-    assert!(matches!(other, Reply::Watch(_, Some(_))), "{other:?}");
+    for other in [Some("r"), None] {
+        envoy.route = other;
+        assert_eq!(failed(envoy.call(&filter, &[b"\0\0\0\0\0"])), "14");
+    }
+    envoy.route = Some("c");
+    let route = envoy.call(&filter, &[b"\0\0\0\0\0"]);
+    assert!(matches!(route, Reply::Watch(_, Some(_))), "{route:?}");
     envoy.route = None;
-    assert_eq!(failed(envoy.call(&filter, &[b"\0\0\0\0\0"])), "14");
     let live = envoy.call(&filter, &[b"\0\0\0\0\x06\x0a\x04live"]);
     assert!(matches!(live, Reply::Watch(_, Some(_))), "{live:?}");
 
