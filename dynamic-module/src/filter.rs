@@ -50,7 +50,7 @@ impl Filter {
     pub fn new(setup: &dyn Setup, text: &[u8]) -> Option<Self> {
         match Config::parse(text) {
             Ok(config) => Some(Self {
-                records: Records::of(text, config.endpoints.len()),
+                records: Records::of(&config),
                 stats: Stats::new(setup, config.endpoints.len()),
                 config,
             }),

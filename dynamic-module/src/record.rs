@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use healthz_core::judgement::Health;
 use healthz_core::transition::{Record, Transition, compare};
 
+use crate::config::Config;
 use crate::drain::Drain;
 use crate::stats::now;
 
@@ -28,26 +29,28 @@ pub struct Records {
 #[derive(Debug, Default)]
 struct Slot(AtomicU64);
 
-/// Records by the text of their configuration. Two listeners with one text share them, and a listener
-/// that is replaced finds those of the old one.
+/// Records by their configuration. Two listeners with one configuration share them, and a listener that
+/// is replaced finds those of the old one. Not by the configuration's text: Envoy writes the fields of a
+/// Struct in any order, which differs from one time to the next.
 static SHARED: Mutex<Vec<Shared>> = Mutex::new(Vec::new());
 
-type Shared = (Box<[u8]>, Weak<Records>);
+type Shared = (Config, Weak<Records>);
 
 impl Records {
-    /// Those of this configuration, which has so many endpoints.
-    pub fn of(text: &[u8], endpoints: usize) -> Arc<Self> {
+    /// Those of this configuration.
+    pub fn of(config: &Config) -> Arc<Self> {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         shared.retain(|(_, records)| records.strong_count() > 0);
-        let known = shared.iter().find(|(key, _)| **key == *text);
+        let known = shared.iter().find(|(key, _)| key == config);
         if let Some(records) = known.and_then(|(_, records)| records.upgrade()) {
             return records;
         }
+        let endpoints = config.endpoints.len();
         let records = Arc::new(Self {
             slots: (0..endpoints).map(|_| Slot::default()).collect(),
             drain: Drain::new(endpoints),
         });
-        shared.push((text.into(), Arc::downgrade(&records)));
+        shared.push((config.clone(), Arc::downgrade(&records)));
         records
     }
 
@@ -113,9 +116,21 @@ mod tests {
 
     use super::*;
 
+    /// Those of a configuration of this name.
+    fn of(name: &str) -> Arc<Records> {
+        let endpoints = r#"[{"path": "/a", "clusters": []}, {"path": "/b", "clusters": []}]"#;
+        parse(&format!(
+            r#"{{"name": "{name}", "endpoints": {endpoints}}}"#
+        ))
+    }
+
+    fn parse(text: &str) -> Arc<Records> {
+        Records::of(&Config::parse(text.as_bytes()).unwrap())
+    }
+
     #[test]
     fn a_change_is_one_for_all_workers() {
-        let records = Records::of(b"changes", 2);
+        let records = of("changes");
         let changed = |first| Transition::Changed { first };
         for (now, health, expected) in [
             (1000, Healthy, changed(true)),
@@ -137,12 +152,15 @@ mod tests {
     }
 
     #[test]
-    fn one_text_shares_and_another_does_not() {
-        let first = Records::of(b"one", 1);
+    fn one_configuration_shares_and_another_does_not() {
+        let first = of("one");
         first.update(0, Healthy);
-        assert_eq!(Records::of(b"one", 1).last(0), Some(Healthy));
-        assert_eq!(Records::of(b"other", 1).last(0), None);
+        assert_eq!(of("one").last(0), Some(Healthy));
+        assert_eq!(of("other").last(0), None);
+        // The same in another order.
+        let text = r#"{"endpoints": [{"clusters": [], "path": "/a"}, {"clusters": [], "path": "/b"}], "name": "one"}"#;
+        assert_eq!(parse(text).last(0), Some(Healthy));
         drop(first);
-        assert_eq!(Records::of(b"one", 1).last(0), None);
+        assert_eq!(of("one").last(0), None);
     }
 }
