@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use healthz_core::config::Endpoint;
 use healthz_core::judgement::Health;
 use healthz_core::transition::{Record, Transition, compare};
 
@@ -20,6 +21,7 @@ const WORKER_LAG: u64 = 100;
 /// The last verdicts of a configuration's endpoints, for the whole process.
 #[derive(Debug)]
 pub struct Records {
+    config: Config,
     slots: Vec<Slot>,
     /// Whether Envoy drains.
     pub drain: Drain,
@@ -32,26 +34,48 @@ struct Slot(AtomicU64);
 /// Records by their configuration. Two listeners with one configuration share them, and a listener that
 /// is replaced finds those of the old one. Not by the configuration's text: Envoy writes the fields of a
 /// Struct in any order, which differs from one time to the next.
-static SHARED: Mutex<Vec<Shared>> = Mutex::new(Vec::new());
-
-type Shared = (Config, Weak<Records>);
+/// The one that was loaded last stands last.
+static SHARED: Mutex<Vec<Weak<Records>>> = Mutex::new(Vec::new());
 
 impl Records {
     /// Those of this configuration.
     pub fn of(config: &Config) -> Arc<Self> {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.retain(|(_, records)| records.strong_count() > 0);
-        let known = shared.iter().find(|(key, _)| key == config);
-        if let Some(records) = known.and_then(|(_, records)| records.upgrade()) {
-            return records;
-        }
-        let endpoints = config.endpoints.len();
-        let records = Arc::new(Self {
-            slots: (0..endpoints).map(|_| Slot::default()).collect(),
-            drain: Drain::new(endpoints),
+        let mut known = shared.iter().filter_map(Weak::upgrade);
+        let known = known.find(|records| records.config == *config);
+        let records = known.unwrap_or_else(|| {
+            let endpoints = config.endpoints.len();
+            Arc::new(Self {
+                config: config.clone(),
+                slots: (0..endpoints).map(|_| Slot::default()).collect(),
+                drain: Drain::new(endpoints),
+            })
         });
-        shared.push((config.clone(), Arc::downgrade(&records)));
+        let this = Arc::downgrade(&records);
+        shared.retain(|other| other.strong_count() > 0 && !other.ptr_eq(&this));
+        shared.push(this);
         records
+    }
+
+    /// Whether no configuration that was loaded later has given a verdict on an endpoint of this name and
+    /// path. A listener that is replaced goes on for as long as its streams do, Watches above all; what they
+    /// find by its rule is then no longer what the log and the stats are to show.
+    pub fn are_newest(&self, endpoint: usize) -> bool {
+        let Some(Endpoint { path, .. }) = self.config.endpoints.get(endpoint) else {
+            return false;
+        };
+        let shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut newer = shared
+            .iter()
+            .rev()
+            .filter_map(Weak::upgrade)
+            .take_while(|other| !std::ptr::eq(&**other, self));
+        !newer.any(|other| {
+            let mut endpoints = other.config.endpoints.iter();
+            let same = endpoints.position(|endpoint| endpoint.path == *path);
+            other.config.name == self.config.name
+                && same.is_some_and(|same| other.last(same).is_some())
+        })
     }
 
     /// Compares a verdict on an endpoint with the last one, and records it if it differs.
@@ -162,5 +186,28 @@ mod tests {
         assert_eq!(parse(text).last(0), Some(Healthy));
         drop(first);
         assert_eq!(of("one").last(0), None);
+    }
+
+    #[test]
+    fn the_newest_of_a_name_and_path() {
+        let rule = |cluster: &str| {
+            let endpoint = format!(r#"{{"path": "/r", "clusters": ["{cluster}"]}}"#);
+            parse(&format!(r#"{{"name": "n", "endpoints": [{endpoint}]}}"#))
+        };
+        let (old, other) = (rule("old"), of("n"));
+        old.update(0, Healthy);
+        other.update(0, Healthy);
+        let new = rule("new");
+        // As long as it is warming, the old one is all there is.
+        assert!(old.are_newest(0) && new.are_newest(0));
+        new.update(0, Unhealthy);
+        assert!(!old.are_newest(0) && new.are_newest(0));
+        // Other paths, and what is not there.
+        assert!(other.are_newest(0) && other.are_newest(1) && !other.are_newest(2));
+        // Back to what was there before.
+        rule("old");
+        assert!(old.are_newest(0) && !new.are_newest(0));
+        drop(old);
+        assert!(new.are_newest(0));
     }
 }

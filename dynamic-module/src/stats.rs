@@ -118,13 +118,22 @@ impl Stats {
         }
     }
 
-    /// Sets an endpoint's gauge, unless it shows this already.
-    pub fn show(&self, config: &Config, endpoint: usize, health: Health, request: &dyn Request) {
+    /// Sets an endpoint's gauge, unless it shows this already or is no longer this configuration's.
+    pub fn show(
+        &self,
+        config: &Config,
+        endpoint: usize,
+        health: Health,
+        newest: impl FnOnce() -> bool,
+        request: &dyn Request,
+    ) {
         let value = u8::from(health == Health::Healthy);
         let (Some(stats), Some(gauge)) = (self.endpoints.get(endpoint), self.healthy) else {
             return;
         };
-        if stats.shown.swap(value, Ordering::Relaxed) != value
+        if stats.shown.load(Ordering::Relaxed) != value
+            && newest()
+            && stats.shown.swap(value, Ordering::Relaxed) != value
             && let Some(endpoint) = config.endpoints.get(endpoint)
         {
             let labels = [config.name.as_str(), &endpoint.path];

@@ -212,6 +212,25 @@ fn a_change_is_logged_and_counted_once() {
     );
 }
 
+/// A listener that is replaced goes on with its streams.
+#[test]
+fn a_replaced_configuration_is_silent() {
+    let endpoint = |cluster| format!(r#"{{"path": "/replaced", "clusters": ["{cluster}"]}}"#);
+    let mut envoy = FakeEnvoy {
+        clusters: [("new", vec![hosts(1, 1, 0)])].into(),
+        network_filter: true,
+        ..FakeEnvoy::default()
+    };
+    let old = filter(&envoy, &endpoint("old"));
+    let new = filter(&envoy, &endpoint("new"));
+    envoy.get(&new, "/replaced");
+    let lines = envoy.log.borrow().len();
+    assert_eq!(envoy.get(&old, "/replaced"), answer("503", "unavailable"));
+    assert_eq!(envoy.log.borrow().len(), lines);
+    let healthy = r#"healthy["default", "/replaced"]"#;
+    assert_eq!(envoy.stats.borrow().get(healthy), Some(&1));
+}
+
 /// Probes of one moment are counted together, by one that comes later.
 #[test]
 fn no_probe_goes_uncounted() {
@@ -263,8 +282,9 @@ fn what_is_asked_decides_the_form() {
 
 /// A filter that answers for `""` and `a` by the cluster `c`, and for `live` by none.
 fn with_services(envoy: &FakeEnvoy, path: &str) -> Filter {
+    let name = path.trim_start_matches('/');
     let text = format!(
-        r#"{{"endpoints": [{{"path": "{path}", "clusters": ["c"]}}, {{"path": "/live", "clusters": []}}],
+        r#"{{"name": "{name}", "endpoints": [{{"path": "{path}", "clusters": ["c"]}}, {{"path": "/live", "clusters": []}}],
             "grpc_health": {{"services": {{"": "{path}", "a": "{path}", "live": "/live"}}}}}}"#
     );
     Filter::new(envoy, text.as_bytes()).unwrap()
@@ -352,8 +372,8 @@ fn a_check_is_told_what_a_probe_is_told() {
 
     // What followed came too quickly to be a transition.
     let expected = [
-        "envoy-healthz[default]: /check is unhealthy: c 0/1 healthy",
-        "envoy-healthz[default]: /live is healthy",
+        "envoy-healthz[check]: /check is unhealthy: c 0/1 healthy",
+        "envoy-healthz[check]: /live is healthy",
     ];
     assert_eq!(envoy.log.borrow()[..], expected);
 }
@@ -365,8 +385,8 @@ fn checks_are_counted() {
     let filter = with_services(&envoy, "/checks-counted");
     let started = std::time::Instant::now();
     let counted = |envoy: &FakeEnvoy, name: &str| envoy.stats.borrow().get(name).copied();
-    let serving = r#"grpc_checks["default", "/checks-counted", "SERVING"]"#;
-    let not_serving = r#"grpc_checks["default", "/checks-counted", "NOT_SERVING"]"#;
+    let serving = r#"grpc_checks["checks-counted", "/checks-counted", "SERVING"]"#;
+    let not_serving = r#"grpc_checks["checks-counted", "/checks-counted", "NOT_SERVING"]"#;
     let mut sent = 0;
     while counted(&envoy, serving) != Some(sent) || sent < 10 {
         envoy.call(&filter, &[b"\0\0\0\0\0"]);
@@ -377,7 +397,10 @@ fn checks_are_counted() {
     }
     assert_eq!(counted(&envoy, not_serving), None);
     assert_eq!(
-        counted(&envoy, r#"probes["default", "/checks-counted", "200"]"#),
+        counted(
+            &envoy,
+            r#"probes["checks-counted", "/checks-counted", "200"]"#
+        ),
         None
     );
 }
