@@ -130,7 +130,7 @@ impl Filter {
         Answer::new(response, method == b"HEAD")
     }
 
-    /// Logs and shows a verdict if it differs from the last one, and no newer configuration has taken over.
+    /// Logs and shows a verdict if it differs from the last one. The gauge is the newest configuration's.
     fn note(
         &self,
         index: usize,
@@ -139,10 +139,7 @@ impl Filter {
         request: &dyn Request,
         view: &WorkerView<'_>,
     ) {
-        let newest = || self.records.are_newest(index);
-        if let Transition::Changed { .. } = self.records.update(index, health)
-            && newest()
-        {
+        if let Transition::Changed { .. } = self.records.update(index, health) {
             let line = judge(endpoint, view).line(&endpoint.path);
             let level = match health {
                 Health::Healthy => Level::Info,
@@ -155,6 +152,7 @@ impl Filter {
             self.stats.transition(&self.config, &endpoint.path, request);
         }
         if let Some(last) = self.records.last(index) {
+            let newest = || self.records.are_newest(index);
             self.stats.show(&self.config, index, last, newest, request);
         }
     }

@@ -59,7 +59,7 @@ impl Records {
 
     /// Whether no configuration that was loaded later has given a verdict on an endpoint of this name and
     /// path. A listener that is replaced goes on for as long as its streams do, Watches above all; what they
-    /// find by its rule is then no longer what the log and the stats are to show.
+    /// find by its rule is then no longer what the gauge is to show.
     pub fn are_newest(&self, endpoint: usize) -> bool {
         let Some(Endpoint { path, .. }) = self.config.endpoints.get(endpoint) else {
             return false;

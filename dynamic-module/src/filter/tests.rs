@@ -212,9 +212,9 @@ fn a_change_is_logged_and_counted_once() {
     );
 }
 
-/// A listener that is replaced goes on with its streams.
+/// A listener that is replaced goes on with its streams; what they are told is logged.
 #[test]
-fn a_replaced_configuration_is_silent() {
+fn the_gauge_is_the_newest_configurations() {
     let endpoint = |cluster| format!(r#"{{"path": "/replaced", "clusters": ["{cluster}"]}}"#);
     let mut envoy = FakeEnvoy {
         clusters: [("new", vec![hosts(1, 1, 0)])].into(),
@@ -226,7 +226,7 @@ fn a_replaced_configuration_is_silent() {
     envoy.get(&new, "/replaced");
     let lines = envoy.log.borrow().len();
     assert_eq!(envoy.get(&old, "/replaced"), answer("503", "unavailable"));
-    assert_eq!(envoy.log.borrow().len(), lines);
+    assert_eq!(envoy.log.borrow().len(), lines + 1);
     let healthy = r#"healthy["default", "/replaced"]"#;
     assert_eq!(envoy.stats.borrow().get(healthy), Some(&1));
 }
