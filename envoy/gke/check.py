@@ -257,12 +257,15 @@ def check_module(template, envoy, config):
     manager = chain["filters"][-1]["typed_config"]
     names = [item["name"] for item in manager["http_filters"] if item.get("disabled")]
     need(names[-3:] == ["hide-drain-headers", "fail-when-draining", "envoy-healthz"], "the filters are in another order")
-    (route, _) = manager["route_config"]["virtual_hosts"][0]["routes"]
-    for name in names[-3:]:
-        need(name in route["typed_per_filter_config"], f"{name} is not on for {route['match']['path']}")
+    *probed, _ = manager["route_config"]["virtual_hosts"][0]["routes"]
     (endpoint,) = manager["http_filters"][names.index("envoy-healthz")]["typed_config"]["filter_config"]["value"]["endpoints"]
-    need(endpoint["path"] == route["match"]["path"], "the route is not that of the endpoint")
-    need(endpoint["clusters"] == [route["route"]["cluster"]], "the route does not lead to the cluster that the module judges")
+    for route in probed:
+        (what,) = route["match"].values()
+        for name in names[-3:]:
+            need(name in route["typed_per_filter_config"], f"{name} is not on for {what}")
+        need(endpoint["clusters"] == [route["route"]["cluster"]], f"the route of {what} does not lead to the cluster that the module judges")
+    paths = [endpoint["path"], "/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/"]
+    need([next(iter(route["match"].values())) for route in probed] == paths, "the routes are not those of the endpoint and of gRPC health checks")
 
 
 def copied(template, volume):
