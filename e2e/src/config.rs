@@ -61,6 +61,15 @@ pub fn listener_with_routes(port: u16, mut filters: Vec<Value>, routes: Vec<Valu
     })
 }
 
+/// The connection manager of a listener: its last network filter.
+pub fn manager(listener: &mut Value) -> &mut Value {
+    let filters = &mut listener["filter_chains"][0]["filters"];
+    let last = filters
+        .as_array_mut()
+        .and_then(|filters| filters.last_mut());
+    &mut last.expect("a connection manager")["typed_config"]
+}
+
 /// Listeners that Envoy takes from a file (LDS), and anew whenever it is replaced.
 pub struct Lds(TempDir);
 

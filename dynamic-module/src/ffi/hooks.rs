@@ -138,6 +138,14 @@ impl Held {
             Ok(None) | Err(Fault) => self.call.set(call),
         }
     }
+
+    /// What Envoy does with the rest of the request: `stop`, unless it is none of ours.
+    fn rest(&self, stop: c_int) -> c_int {
+        match self.stage.get() {
+            Stage::Open | Stage::Faulty | Stage::Passed => CONTINUE,
+            Stage::Reading | Stage::Watching(..) | Stage::Answered | Stage::Destroyed => stop,
+        }
+    }
 }
 
 /// The stream of a Watch.
@@ -300,10 +308,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_body(
     let held = unsafe { Held::share(ours) };
     let request = Stream(filter, PhantomData);
     held.read(&request, "http_filter_request_body", end);
-    match held.stage.get() {
-        Stage::Open | Stage::Faulty | Stage::Passed => CONTINUE,
-        _ => DROP_BODY,
-    }
+    held.rest(DROP_BODY)
 }
 
 /// A call's body may end with trailers.
@@ -316,10 +321,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_trailers(
     let held = unsafe { Held::share(ours) };
     let request = Stream(filter, PhantomData);
     held.read(&request, "http_filter_request_trailers", true);
-    match held.stage.get() {
-        Stage::Open | Stage::Faulty | Stage::Passed => CONTINUE,
-        _ => STOP,
-    }
+    held.rest(STOP)
 }
 
 /// A request that a filter before ours has answered was never shown to us.

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::Served;
+use crate::{OTHER_METHODS, Served};
 
 both_builds! {
     every_form,
@@ -125,13 +125,7 @@ async fn every_form(build: Build) {
         let length = length.to_string();
         assert_eq!(head.header("content-length"), Some(length.as_str()));
     }
-    for method in [
-        Method::POST,
-        Method::PUT,
-        Method::DELETE,
-        Method::OPTIONS,
-        Method::PATCH,
-    ] {
+    for method in OTHER_METHODS {
         let answer = setup.ask(method, "/up", ("accept", "*/*")).await;
         check(&answer, 405, TEXT, "method not allowed");
         assert_eq!(answer.header("allow"), Some("GET, HEAD"));

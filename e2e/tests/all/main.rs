@@ -8,6 +8,7 @@ use e2e::config::bootstrap;
 use e2e::envoy::Envoy;
 use e2e::prober::Prober;
 use e2e::{Build, eventually, free_port};
+use reqwest::Method;
 use serde_json::Value;
 
 /// Makes a test of each build of these functions, which take the build.
@@ -52,6 +53,15 @@ mod rehearsal;
 mod shipped;
 mod trap;
 mod waiting;
+
+/// Methods that are answered 405.
+const OTHER_METHODS: [Method; 5] = [
+    Method::POST,
+    Method::PUT,
+    Method::DELETE,
+    Method::OPTIONS,
+    Method::PATCH,
+];
 
 /// An Envoy with the filter on one listener.
 struct Served {

@@ -1,7 +1,6 @@
 //! What the native module alone has.
 
 mod configuration;
-mod grpc;
 mod grpc_health;
 mod panics;
 mod route;

@@ -10,6 +10,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::OTHER_METHODS;
+
 both_builds! {
     follows_a_backend_that_stops_and_starts,
     follows_the_health_service_of_a_backend_that_goes_on_serving,
@@ -164,13 +166,7 @@ async fn answers_each_protocol_and_method(build: Build) {
             .unwrap();
         assert_eq!((head.status, head.body.as_str()), (200, ""));
 
-        for method in [
-            Method::POST,
-            Method::PUT,
-            Method::DELETE,
-            Method::OPTIONS,
-            Method::PATCH,
-        ] {
+        for method in OTHER_METHODS {
             let answer = Answer::to(prober.request(method.clone(), "/healthz"))
                 .await
                 .unwrap();

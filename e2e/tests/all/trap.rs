@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::config::{bootstrap_with_fake, healthz, listener};
+use e2e::config::{bootstrap_with_fake, healthz, listener, manager};
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin, HEALTHY};
 use e2e::prober::Prober;
@@ -40,8 +40,7 @@ impl Trapping {
         let mut off = filter.clone();
         off["disabled"] = json!(true);
         let mut one = listener(one_route, off);
-        let manager = &mut one["filter_chains"][0]["filters"][0]["typed_config"];
-        let routes = &mut manager["route_config"]["virtual_hosts"][0]["routes"];
+        let routes = &mut manager(&mut one)["route_config"]["virtual_hosts"][0]["routes"];
         let route = json!({
             "match": {"path": "/healthz"}, "direct_response": {"status": 503},
             "typed_per_filter_config": {"envoy-healthz": {
@@ -51,7 +50,7 @@ impl Trapping {
         routes.as_array_mut().expect("routes").insert(0, route);
         let mut all = listener(everywhere, filter);
         // What bounds the wait of the probes that a trap has made the filter forget.
-        all["filter_chains"][0]["filters"][0]["typed_config"]["stream_idle_timeout"] = json!("3s");
+        manager(&mut all)["stream_idle_timeout"] = json!("3s");
         let config = bootstrap_with_fake(admin, fake.port, vec![all, one], vec![]);
         let arguments = ["--concurrency", workers];
         Self {

@@ -6,7 +6,7 @@ mod requests;
 mod watches;
 
 use e2e::backend::Backend;
-use e2e::config::{bootstrap, cluster, listener_with_routes, with_grpc_check, with_tls};
+use e2e::config::{bootstrap, cluster, listener_with_routes, manager, with_grpc_check, with_tls};
 use e2e::envoy::Envoy;
 use e2e::prober::Prober;
 use e2e::{eventually, free_port, module};
@@ -25,6 +25,9 @@ struct Sidecar {
 
 /// What `/healthz` and the service `""` need: one host. `/both` and the service `both` need two.
 const SERVICES: [(&str, &str); 2] = [("", "/healthz"), ("both", "/both")];
+
+/// A service that is always SERVING, but in a drain.
+const LIVE: &str = "live";
 
 /// A host of the application itself, whose own `grpc.health.v1` nobody touches.
 const APP: &str = "app.test";
@@ -103,14 +106,16 @@ fn backends(hosts: &[(&str, u16)]) -> Value {
 
 fn listener(way: Way, port: u16) -> Value {
     let services: serde_json::Map<_, _> = SERVICES
-        .map(|(service, path)| (service.to_owned(), json!(path)))
         .into_iter()
+        .chain([(LIVE, "/livez")])
+        .map(|(service, path)| (service.to_owned(), json!(path)))
         .collect();
     let mut filters = module::drain_filters();
     filters.push(module::filter(&json!({
         "endpoints": [
             {"path": "/healthz", "clusters": ["c"]},
             {"path": "/both", "clusters": [{"name": "c", "min_healthy": 2}]},
+            {"path": "/livez", "clusters": []},
         ],
         "grpc_health": {"services": services},
     })));
@@ -141,8 +146,7 @@ fn listener(way: Way, port: u16) -> Value {
         to_app(json!({"prefix": "/"})),
     ];
     let mut listener = listener_with_routes(port, filters, routes);
-    let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
-    let hosts = &mut manager["route_config"]["virtual_hosts"];
+    let hosts = &mut manager(&mut listener)["route_config"]["virtual_hosts"];
     hosts.as_array_mut().expect("hosts").push(json!({
         "name": "app", "domains": [APP, format!("{APP}:*")],
         "routes": [to_app(json!({"prefix": "/"}))],
@@ -151,4 +155,10 @@ fn listener(way: Way, port: u16) -> Value {
         Way::Route => listener,
         Way::NetworkFilter => module::with_network_filter(listener),
     }
+}
+
+/// The listeners of a configuration.
+fn listeners(config: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let listeners = &mut config["static_resources"]["listeners"];
+    listeners.as_array_mut().expect("listeners").iter_mut()
 }

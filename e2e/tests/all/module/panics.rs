@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::backend::{Backend, ping};
-use e2e::config::{bootstrap, cluster, listener_with_routes, with_grpc_check};
+use e2e::config::{bootstrap, cluster, listener_with_routes, manager, with_grpc_check};
 use e2e::envoy::{Envoy, validate_in};
 use e2e::fake_admin::{Does, FakeAdmin};
+use e2e::grpc_health::{NOT_SERVING, SERVING, Told, Watch, channel, check};
 use e2e::prober::{Answer, Prober};
 use e2e::{eventually, free_port, module};
 use reqwest::Method;
@@ -20,13 +21,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::{JoinSet, LocalSet};
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
+use tonic::Code;
+use tonic::transport::Channel;
 
-use super::grpc::next;
 use super::names_in_the_file;
 
 /// Hooks of a probe's, a call's or a download's way, and what the probe is told.
@@ -129,9 +126,7 @@ fn configuration(admin: u16, port: u16, backend: u16, big: u16) -> Value {
     let routes = vec![healthz, module::route("/big", "big"), calls];
     let mut listener = module::with_network_filter(listener_with_routes(port, filters, routes));
     listener["per_connection_buffer_limit_bytes"] = json!(65536);
-    let manager = listener.pointer_mut("/filter_chains/0/filters/1/typed_config");
-    let options = json!({"enable_trailers": true});
-    manager.expect("a connection manager")["http_protocol_options"] = options;
+    manager(&mut listener)["http_protocol_options"] = json!({"enable_trailers": true});
     let mut backend = with_grpc_check(cluster("c", &[("127.0.0.1", backend)]));
     // A slow machine must not make it unhealthy: what is tested is something else.
     backend["health_checks"][0]["timeout"] = json!("20s");
@@ -150,12 +145,11 @@ impl Panicking {
             ("RUST_BACKTRACE", Path::new("0")),
         ];
         let envoy = Envoy::start_in(&config.to_string(), admin, &[], &variables).await;
-        let channel = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
         Self {
             hook,
             envoy,
             port,
-            channel: channel.connect_lazy(),
+            channel: channel(port),
         }
     }
 
@@ -253,14 +247,17 @@ async fn in_each_hook_of_the_way() {
 }
 
 /// Hooks of a gRPC call's way, and what a Check and a Watch are told at first.
-const OF_A_CALL: [(&str, Result<ServingStatus, Code>); 7] = [
-    ("http_filter_new", Err(Code::Unavailable)),
-    ("http_filter_request_headers", Err(Code::Unavailable)),
-    ("http_filter_request_body", Err(Code::Unavailable)),
-    ("http_filter_response_headers", Ok(ServingStatus::Serving)),
-    ("http_filter_scheduled", Ok(ServingStatus::Serving)),
-    ("http_filter_destroy", Ok(ServingStatus::Serving)),
-    ("nothing", Ok(ServingStatus::Serving)),
+const OF_A_CALL: [(&str, Told); 7] = [
+    ("http_filter_new", Told::Ended(Code::Unavailable)),
+    (
+        "http_filter_request_headers",
+        Told::Ended(Code::Unavailable),
+    ),
+    ("http_filter_request_body", Told::Ended(Code::Unavailable)),
+    ("http_filter_response_headers", SERVING),
+    ("http_filter_scheduled", SERVING),
+    ("http_filter_destroy", SERVING),
+    ("nothing", SERVING),
 ];
 
 /// Every call ends, or goes on with what is right.
@@ -269,47 +266,29 @@ async fn in_each_hook_of_a_call() {
     for (hook, expected) in OF_A_CALL {
         let backend = Backend::start(free_port()).await;
         let mut panicking = Panicking::start(hook, backend.port, 1).await;
-        eventually("a call succeeds", async || {
-            ping(&panicking.channel).await.ok()
-        })
-        .await;
-        let mut client = HealthClient::new(panicking.channel.clone());
-        let ask = || HealthCheckRequest::default();
-        let code = |status: Status| status.code();
-        let Ok(expected) = expected else {
-            for _ in 0..3 {
-                let check = client
-                    .check(ask())
-                    .await
-                    .map(|answer| answer.into_inner().status());
-                assert_eq!(check.map_err(code), expected, "{hook}");
-                let watch = client.watch(ask()).await.map(|_| ServingStatus::Unknown);
-                assert_eq!(watch.map_err(code), expected, "{hook}");
-            }
-            assert!(panicking.caught() > 0, "{hook}");
-            continue;
-        };
+        let channel = panicking.channel.clone();
+        eventually("a call succeeds", async || ping(&channel).await.ok()).await;
         // Where a panic ends Watches, each begins anew.
-        eventually("the backend is known to be healthy", async || {
-            let check = client.check(ask()).await.ok()?;
-            (check.into_inner().status() == expected).then_some(())
+        eventually("Check is told what is expected", async || {
+            (check(&channel, "").await == expected).then_some(())
         })
         .await;
-        let mut watches = Vec::new();
-        for _ in 0..4 {
-            let mut watch = client.watch(ask()).await.unwrap().into_inner();
-            assert_eq!(next(&mut watch).await.unwrap(), expected, "{hook}");
-            watches.push(watch);
+        let mut watches: Vec<_> = (0..4).map(|_| Watch::start(&channel, "")).collect();
+        for watch in &watches {
+            eventually("a Watch is told what is expected", async || {
+                (watch.told().first() == Some(&expected)).then_some(())
+            })
+            .await;
         }
         watches.remove(0);
         backend.stop();
-        for watch in &mut watches {
-            let then = next(watch).await.map_err(code);
-            if hook == "http_filter_scheduled" {
-                assert!(then.is_err(), "{hook}: {then:?}");
-            } else {
-                assert_eq!(then, Ok(ServingStatus::NotServing), "{hook}");
-            }
+        let then = match hook {
+            "http_filter_scheduled" => Told::Ended(Code::Unavailable),
+            _ if expected == SERVING => NOT_SERVING,
+            _ => expected,
+        };
+        for watch in &watches {
+            watch.wait_for(then).await;
         }
         drop(watches);
         let exit = panicking.envoy.stop();

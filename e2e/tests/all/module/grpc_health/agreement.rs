@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::{APP, SERVICES, Sidecar, Way};
+use super::{APP, LIVE, SERVICES, Sidecar, Way};
 
 /// Whoever asks a sidecar.
 struct Clients {
@@ -66,10 +66,15 @@ impl Clients {
                 .await;
             }
         }
-        let each = SERVICES.map(|(service, _)| service.to_owned());
+        let each = SERVICES.map(|(service, _)| service).into_iter();
         let expected_list = match expected {
             [Told::Ended(code), _] => Err(code),
-            statuses => Ok(each.into_iter().zip(statuses).collect()),
+            statuses => {
+                let each = each.zip(statuses).chain([(LIVE, SERVING)]);
+                Ok(each
+                    .map(|(service, told)| (service.to_owned(), told))
+                    .collect())
+            }
         };
         for (port, ca) in &self.ports {
             eventually("Python's List agrees", async || {

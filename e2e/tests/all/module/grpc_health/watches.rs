@@ -1,15 +1,17 @@
 //! `Watch`: the first status at once, each change once, until the client goes or Envoy does.
 
-use e2e::config::{Cds, Lds};
+use e2e::config::{Cds, Lds, manager};
+use e2e::envoy::version;
 use e2e::eventually;
 use e2e::grpc_health::{
     Connection, End, NOT_SERVING, SERVICE_UNKNOWN, SERVING, Sent, Told, WATCH, Watch, channel,
+    check,
 };
 use e2e::prober::Prober;
 use serde_json::json;
 use tonic::Code;
 
-use super::{SERVICES, Sidecar, Way, backends, listener};
+use super::{LIVE, SERVICES, Sidecar, Way, backends, listener, listeners};
 
 #[tokio::test]
 async fn each_change_once() {
@@ -79,10 +81,7 @@ async fn the_first_goes() {
 #[tokio::test]
 async fn a_client_that_does_not_read() {
     let sidecar = Sidecar::start_with(Way::Route, |config| {
-        for listener in config["static_resources"]["listeners"]
-            .as_array_mut()
-            .unwrap()
-        {
+        for listener in listeners(config) {
             listener["per_connection_buffer_limit_bytes"] = json!(1);
         }
     })
@@ -121,16 +120,10 @@ async fn a_client_that_does_not_read() {
 #[tokio::test]
 async fn idle() {
     let sidecar = Sidecar::start_with(Way::Route, |config| {
-        for listener in config["static_resources"]["listeners"]
-            .as_array_mut()
-            .unwrap()
-        {
-            let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+        for manager in listeners(config).map(manager) {
             manager["stream_idle_timeout"] = json!("0.3s");
-            for route in manager["route_config"]["virtual_hosts"][0]["routes"]
-                .as_array_mut()
-                .unwrap()
-            {
+            let routes = &mut manager["route_config"]["virtual_hosts"][0]["routes"];
+            for route in routes.as_array_mut().unwrap() {
                 if route["match"]["prefix"] == "/grpc.health.v1.Health/" {
                     route["route"]["idle_timeout"] = json!("0s");
                 }
@@ -153,43 +146,104 @@ async fn idle() {
     assert_eq!(watch.told(), [SERVING, NOT_SERVING]);
 }
 
-/// The cluster is replaced and taken away.
+/// While Envoy drains, Envoy's health_check filter refuses probes and calls, and open Watches hear of it
+/// by those: not before Envoy 1.39, which tells a module why an answer was given.
+#[tokio::test]
+async fn drain() {
+    let sidecar = Sidecar::start(Way::Route).await;
+    let host = sidecar.start_host(0).await;
+    sidecar.wait_for([200, 503]).await;
+    // While it drains Envoy takes no new call on old connections; open Watches go on.
+    let connect = || channel(sidecar.plain);
+    let (whole, live) = (Watch::start(&connect(), ""), Watch::start(&connect(), LIVE));
+    whole.wait_for(SERVING).await;
+    live.wait_for(SERVING).await;
+    let hears = !version().starts_with("1.38.");
+    let refused = Told::Ended(Code::Unavailable);
+    let mut expected = vec![SERVING];
+    for _ in 0..2 {
+        sidecar.envoy.post("/healthcheck/fail").await;
+        let probe = Prober::http(sidecar.plain).get("/healthz").await;
+        assert_eq!(probe.status, 503);
+        if hears {
+            whole.wait_for(NOT_SERVING).await;
+            // Only a call tells that the route of gRPC minds a drain.
+            assert_eq!(live.told(), expected);
+        }
+        assert_eq!(check(&connect(), LIVE).await, refused);
+        Watch::start(&connect(), "").wait_for(refused).await;
+        if hears {
+            live.wait_for(NOT_SERVING).await;
+        }
+        sidecar.envoy.post("/healthcheck/ok").await;
+        assert_eq!(check(&connect(), LIVE).await, SERVING);
+        if hears {
+            whole.wait_for(SERVING).await;
+            live.wait_for(SERVING).await;
+            expected.extend([NOT_SERVING, SERVING]);
+        }
+    }
+    assert_eq!(live.told(), expected);
+    drop(host);
+    whole.wait_for(NOT_SERVING).await;
+    expected.push(NOT_SERVING);
+    assert_eq!(whole.told(), expected);
+    let checks = "healthz.grpc_checks.filter.default.path./livez.status.SERVING";
+    assert_eq!(sidecar.envoy.stat(checks).await, 2);
+}
+
+/// A cluster that comes, goes and comes again. A Watch by a route to a cluster that Envoy does not know
+/// would never hear of it: it ends, and its caller comes again.
 #[tokio::test]
 async fn the_cluster_goes() {
-    let mut cds = None;
-    let sidecar = Sidecar::start_with(Way::NetworkFilter, |config| {
-        let clusters = config["static_resources"]["clusters"]
-            .as_array_mut()
-            .unwrap();
-        let ours = clusters
-            .iter()
-            .position(|cluster| cluster["name"] == "c")
-            .unwrap();
-        let ours = clusters.remove(ours);
-        for listener in config["static_resources"]["listeners"]
-            .as_array_mut()
-            .unwrap()
-        {
-            let manager = &mut listener["filter_chains"][0]["filters"][1]["typed_config"];
-            manager["route_config"]["validate_clusters"] = json!(false);
+    for way in [Way::NetworkFilter, Way::Route] {
+        let mut cds = None;
+        let sidecar = Sidecar::start_with(way, |config| {
+            let clusters = config["static_resources"]["clusters"].as_array_mut();
+            clusters.unwrap().retain(|cluster| cluster["name"] != "c");
+            for manager in listeners(config).map(manager) {
+                manager["route_config"]["validate_clusters"] = json!(false);
+            }
+            cds = Some(Cds::add_to(config, vec![]));
+        })
+        .await;
+        let mut cds = cds.unwrap();
+        let _host = sidecar.start_host(0).await;
+        let one = channel(sidecar.plain);
+        let start = || SERVICES.map(|(service, _)| Watch::start(&one, service));
+        let mut watches = start();
+        let at_first = match way {
+            Way::NetworkFilter => NOT_SERVING,
+            Way::Route => Told::Ended(Code::Unavailable),
+        };
+        for watch in &watches {
+            watch.wait_for(at_first).await;
         }
-        cds = Some(Cds::add_to(config, vec![ours]));
-    })
-    .await;
-    let mut cds = cds.unwrap();
-    let _host = sidecar.start_host(0).await;
-    let watches = SERVICES.map(|(service, _)| Watch::start(&channel(sidecar.plain), service));
-    watches[0].wait_for(SERVING).await;
-    watches[1].wait_for(NOT_SERVING).await;
-    cds.set("c", None);
-    watches[0].wait_for(NOT_SERVING).await;
-    let [one, other] = sidecar.hosts;
-    cds.set(
-        "c",
-        Some(backends(&[("127.0.0.1", one), ("127.0.0.1", other)])),
-    );
-    watches[0].wait_for(SERVING).await;
-    assert_eq!(watches[1].told(), [NOT_SERVING]);
+        assert_eq!(check(&one, "").await, NOT_SERVING);
+        let hosts = sidecar.hosts.map(|port| ("127.0.0.1", port));
+        let cluster = || Some(backends(&hosts));
+        cds.set("c", cluster());
+        sidecar.wait_for([200, 503]).await;
+        if way == Way::Route {
+            watches = start();
+        }
+        for (cluster, expected) in [
+            (None, NOT_SERVING),
+            (cluster(), SERVING),
+            (None, NOT_SERVING),
+        ] {
+            let before = if expected == SERVING {
+                NOT_SERVING
+            } else {
+                SERVING
+            };
+            watches[0].wait_for(before).await;
+            cds.set("c", cluster);
+            watches[0].wait_for(expected).await;
+        }
+        watches[1].wait_for(NOT_SERVING).await;
+        assert_eq!(watches[1].told(), [NOT_SERVING]);
+    }
 }
 
 /// Its listener is replaced and taken away under open Watches, again and again: they end, and Envoy
