@@ -12,6 +12,9 @@ ZIZMOR := 1.32.0
 CHECK_JSONSCHEMA := 0.39.0
 GRPCIO := 1.85.1
 
+# Tests wait most of their time, for Envoy to see what they did.
+export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
+
 .PHONY: help demo run demo-build test dist echo-server test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs build wasm trap envoy promtool grpc-python tools release release-files version lint-workflows module panicking-module test-module-valgrind
 .DEFAULT_GOAL := help
 
@@ -85,15 +88,16 @@ MATRIX := 1.36.4 1.37.0 1.38.3 1.39.3 1.40.0
 TESTS_OF_1.36.4 := --skip module::
 TESTS_OF_1.37.0 := --skip module::
 TESTS_OF_1.38.3 := module::
+LONG := flood rehearsal panics::in_each_hook_of_the_way many_watches
 
 test-matrix: build
 	@for version in $(MATRIX); do \
-	  echo "test-matrix: Envoy $$version; the long ones, flood and rehearsal, are skipped" && \
+	  echo "test-matrix: Envoy $$version; the long ones are skipped: $(LONG)" && \
 	  $(MAKE) --no-print-directory ENVOY_VERSION=$$version test-e2e || exit 1; \
 	done
 
 test-e2e: envoy promtool grpc-python
-	cargo test --locked --package e2e --test all -- --skip flood --skip rehearsal $(TESTS_OF_$(ENVOY_VERSION))
+	cargo test --locked --package e2e --test all -- $(addprefix --skip ,$(LONG)) $(TESTS_OF_$(ENVOY_VERSION))
 
 # The module's tests, less what is long or about time, on an Envoy under valgrind: no error may lead to
 # our file.
@@ -113,7 +117,7 @@ FUZZ_SECONDS := 30
 
 fuzz:
 	@cargo +nightly --version >/dev/null 2>&1 || $(call SKIP,fuzz,no nightly toolchain here) && \
-	{ command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz; } && \
+	{ command -v cargo-fuzz >/dev/null || cargo install --quiet --locked --debug cargo-fuzz; } && \
 	cd fuzz && for target in clusters config grpc request snapshot; do \
 	  mkdir -p corpus/$$target && \
 	  cargo +nightly fuzz run $$target corpus/$$target ../src/testdata -- -max_len=8192 -print_final_stats=1 \
@@ -148,7 +152,7 @@ release: release-files envoy
 	cargo test --quiet --locked --package e2e --test release
 
 release-files: wasm echo-server
-	@command -v cargo-cyclonedx >/dev/null || cargo install --quiet --locked cargo-cyclonedx@$(CARGO_CYCLONEDX)
+	@command -v cargo-cyclonedx >/dev/null || cargo install --quiet --locked --debug cargo-cyclonedx@$(CARGO_CYCLONEDX)
 	$(MAKE) --no-print-directory module MODULE_TARGET=x86_64-unknown-linux-gnu
 	$(MAKE) --no-print-directory module MODULE_TARGET=aarch64-unknown-linux-gnu
 	.ci/release.py $$($(MAKE) --silent version)

@@ -58,8 +58,6 @@ thread_local! {
     static LAST: Cell<u64> = const { Cell::new(0) };
 }
 
-// While a thread ends the groups may be gone; then no stream of it is left.
-
 /// Takes up a Watch that has been told this.
 pub fn join(key: Key, told: Health, watcher: Rc<dyn Watcher>) -> WatchId {
     let id = WatchId(LAST.get() + 1);
@@ -142,10 +140,11 @@ pub fn fail(id: WatchId) {
     }
 }
 
+/// `None` while the worker's thread ends, when no stream of it is left; or if Envoy came back in here
+/// from below, which it does not.
 fn with_groups<T>(body: impl FnOnce(&mut Vec<Group>) -> T) -> Option<T> {
-    GROUPS
-        .try_with(|groups| body(&mut groups.borrow_mut()))
-        .ok()
+    let with = |groups: &RefCell<Vec<Group>>| Some(body(&mut *groups.try_borrow_mut().ok()?));
+    GROUPS.try_with(with).ok().flatten()
 }
 
 fn place_of(id: WatchId, groups: &[Group]) -> Option<usize> {
