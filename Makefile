@@ -112,17 +112,20 @@ test-module-valgrind: module envoy grpc-python
 	@if grep -rl libenvoy_healthz $(VALGRIND_LOGS); then cat $(VALGRIND_LOGS)/*; exit 1; fi
 	@echo "test-module-valgrind: nothing leads to libenvoy_healthz.so"
 
-# A while of each fuzz target, with the nightly at hand.
+# A while of each fuzz target, with the nightly at hand: as many at a time as there are cores.
+FUZZ_TARGETS := clusters config grpc request snapshot
 FUZZ_SECONDS := 30
 
 fuzz:
 	@cargo +nightly --version >/dev/null 2>&1 || $(call SKIP,fuzz,no nightly toolchain here) && \
 	{ command -v cargo-fuzz >/dev/null || cargo install --quiet --locked --debug cargo-fuzz; } && \
-	cd fuzz && for target in clusters config grpc request snapshot; do \
-	  mkdir -p corpus/$$target && \
-	  cargo +nightly fuzz run $$target corpus/$$target ../src/testdata -- -max_len=8192 -print_final_stats=1 \
-	    -max_total_time=$(FUZZ_SECONDS) $$(find . -maxdepth 1 -name $$target.dict -printf '-dict=%p') || exit 1; \
-	done
+	cd fuzz && cargo +nightly fuzz build && \
+	$(MAKE) --no-print-directory -C .. --jobs $$(nproc) --output-sync $(addprefix fuzz-,$(FUZZ_TARGETS))
+
+fuzz-%:
+	@cd fuzz && mkdir -p corpus/$* && \
+	cargo +nightly fuzz run $* corpus/$* ../src/testdata -- -max_len=8192 -print_final_stats=1 \
+	  -max_total_time=$(FUZZ_SECONDS) $$(find . -maxdepth 1 -name $*.dict -printf '-dict=%p')
 
 # Probes, floods, flaps, reconnects and listener updates together, for so long with each build.
 SOAK_MINUTES := 10

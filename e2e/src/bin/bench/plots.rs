@@ -83,6 +83,7 @@ fn draw(path: &Path, title: &str, rows: &[Row], groups: &[&str]) -> Drawn {
     chart
         .configure_mesh()
         .disable_y_mesh()
+        .x_labels(6)
         .y_labels(0)
         .x_label_formatter(&|value| format!("{value}"))
         .draw()?;
@@ -97,7 +98,7 @@ fn draw(path: &Path, title: &str, rows: &[Row], groups: &[&str]) -> Drawn {
             let bar = Rectangle::new([(left, to), (*value, from)], COLORS[group].filled());
             chart.draw_series([bar])?;
             let (x, y) = chart.backend_coord(&(*value, (from + to) / 2.0));
-            let digits = if *value < 10.0 { 1 } else { 0 };
+            let digits = if *value < 100.0 { 1 } else { 0 };
             write(&area, &format!("{value:.digits$}"), (x + 4, y - 6), 12)?;
         }
     }
