@@ -169,7 +169,7 @@ rehearsal: build
 
 # Writes docs/bench.md and its plots. BENCH=--quick: a few minutes, and no claim about time.
 bench: build bench-tools
-	cargo build --quiet --locked --release --package echo-server
+	$(if $(BENCH),,cargo build --quiet --locked --release --package echo-server)
 	target/debug/bench $(BENCH)
 
 lint: tools

@@ -7,7 +7,9 @@
 //! that does reach us says that Envoy does not; one of another route says nothing. If nobody asks any
 //! more, a drain is forgotten after [`LAPSE`]: it may have ended since.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::stats::now;
 
@@ -17,71 +19,66 @@ const LAPSE: u64 = 60_000;
 
 /// What a request asks for, as far as routes tell it apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
-    /// The endpoint at this place.
-    Endpoint(usize),
+pub enum Asked<'a> {
+    /// The endpoint of this path.
+    Endpoint(&'a str),
     /// A gRPC service.
     Grpc,
 }
 
-/// What requests have met, for the whole process.
-#[derive(Debug)]
+/// What requests have met, for the whole process and all configurations of one name: a Watch of a
+/// listener that has been replaced hears of a drain by those who ask the new one.
+#[derive(Debug, Default)]
 pub struct Drain {
     /// Until when it holds that Envoy drains, by [`now`]; 0 if it does not.
     until: AtomicU64,
-    /// Whether the route has the health_check filter: one for gRPC, then one for each endpoint.
-    minds: Box<[AtomicBool]>,
+    /// What is asked for by routes that have the health_check filter.
+    minds: Mutex<BTreeSet<String>>,
 }
 
 impl Drain {
-    /// Of a configuration with so many endpoints.
-    pub fn new(endpoints: usize) -> Self {
-        Self {
-            until: AtomicU64::new(0),
-            minds: (0..=endpoints).map(|_| AtomicBool::new(false)).collect(),
-        }
-    }
-
     /// The health_check filter has answered, for Envoy drains.
-    pub fn answered_before(&self, asked: Asked) {
+    pub fn answered_before(&self, asked: Asked<'_>) {
         self.answered_before_at(asked, now());
     }
 
-    fn answered_before_at(&self, asked: Asked, now: u64) {
-        if let Some(minds) = self.minds.get(place(asked)) {
-            minds.store(true, Ordering::Relaxed);
-            self.until.store(now + LAPSE, Ordering::Relaxed);
-        }
+    fn answered_before_at(&self, asked: Asked<'_>, now: u64) {
+        self.lock().insert(key(asked).to_owned());
+        self.until.store(now + LAPSE, Ordering::Relaxed);
     }
 
     /// A request has reached us.
-    pub fn reached(&self, asked: Asked) {
+    pub fn reached(&self, asked: Asked<'_>) {
         if self.until.load(Ordering::Relaxed) > 0 && self.minds(asked) {
             self.until.store(0, Ordering::Relaxed);
         }
     }
 
-    /// Whether a Watch of this endpoint is to be told that it is unhealthy.
-    pub fn concerns(&self, endpoint: usize) -> bool {
+    /// Whether a Watch of the endpoint of this path is to be told that it is unhealthy.
+    pub fn concerns(&self, path: &str) -> bool {
         // The usual case, without a look at the clock.
-        self.until.load(Ordering::Relaxed) > 0 && self.concerns_at(endpoint, now())
+        self.until.load(Ordering::Relaxed) > 0 && self.concerns_at(path, now())
     }
 
-    fn concerns_at(&self, endpoint: usize, now: u64) -> bool {
+    fn concerns_at(&self, path: &str, now: u64) -> bool {
         now < self.until.load(Ordering::Relaxed)
-            && (self.minds(Asked::Grpc) || self.minds(Asked::Endpoint(endpoint)))
+            && (self.minds(Asked::Grpc) || self.minds(Asked::Endpoint(path)))
     }
 
-    fn minds(&self, asked: Asked) -> bool {
-        let minds = self.minds.get(place(asked));
-        minds.is_some_and(|minds| minds.load(Ordering::Relaxed))
+    fn minds(&self, asked: Asked<'_>) -> bool {
+        self.lock().contains(key(asked))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.minds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn place(asked: Asked) -> usize {
+/// No path is the one for gRPC: they all begin with a slash.
+fn key(asked: Asked<'_>) -> &str {
     match asked {
-        Asked::Grpc => 0,
-        Asked::Endpoint(index) => index + 1,
+        Asked::Endpoint(path) => path,
+        Asked::Grpc => "gRPC",
     }
 }
 
@@ -92,43 +89,44 @@ mod tests {
     #[test]
     fn what_requests_meet() {
         use Asked::{Endpoint, Grpc};
-        let drain = Drain::new(2);
-        let concerns = || [drain.concerns(0), drain.concerns(1)];
-        drain.reached(Endpoint(0));
+        let drain = Drain::default();
+        let concerns = || ["/a", "/b"].map(|path| drain.concerns(path));
+        drain.reached(Endpoint("/a"));
         assert_eq!(concerns(), [false, false]);
-        drain.answered_before(Endpoint(0));
+        drain.answered_before(Endpoint("/a"));
         assert_eq!(concerns(), [true, false]);
         // Routes without the filter say nothing.
-        drain.reached(Endpoint(1));
+        drain.reached(Endpoint("/b"));
         drain.reached(Grpc);
         assert_eq!(concerns(), [true, false]);
-        drain.reached(Endpoint(0));
+        drain.reached(Endpoint("/a"));
         assert_eq!(concerns(), [false, false]);
         drain.answered_before(Grpc);
         assert_eq!(concerns(), [true, true]);
-        drain.reached(Endpoint(1));
+        drain.reached(Endpoint("/b"));
         assert_eq!(concerns(), [true, true]);
         // Whichever of those with the filter comes first.
-        drain.reached(Endpoint(0));
+        drain.reached(Endpoint("/a"));
         assert_eq!(concerns(), [false, false]);
-        drain.answered_before(Endpoint(0));
+        drain.answered_before(Endpoint("/a"));
         drain.reached(Grpc);
         assert_eq!(concerns(), [false, false]);
-        drain.answered_before(Endpoint(2));
-        assert_eq!(concerns(), [false, false]);
+        // Routes that are known to have it need no request of their own to be told of the next drain.
+        drain.answered_before(Endpoint("/c"));
+        assert_eq!(concerns(), [true, true]);
     }
 
     #[test]
     fn it_is_forgotten_if_nobody_asks() {
-        let drain = Drain::new(1);
-        let asked = Asked::Endpoint(0);
+        let drain = Drain::default();
+        let asked = Asked::Endpoint("/a");
         drain.answered_before_at(asked, 1000);
         drain.answered_before_at(asked, 5000);
-        assert!(drain.concerns_at(0, 5000) && drain.concerns_at(0, 4999 + LAPSE));
-        assert!(!drain.concerns_at(0, 5000 + LAPSE));
+        assert!(drain.concerns_at("/a", 5000) && drain.concerns_at("/a", 4999 + LAPSE));
+        assert!(!drain.concerns_at("/a", 5000 + LAPSE));
         drain.answered_before_at(asked, 90_000);
-        assert!(drain.concerns_at(0, 90_000));
+        assert!(drain.concerns_at("/a", 90_000));
         drain.reached(asked);
-        assert!(!drain.concerns_at(0, 90_000));
+        assert!(!drain.concerns_at("/a", 90_000));
     }
 }

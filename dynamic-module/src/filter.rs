@@ -9,6 +9,7 @@ use healthz_core::answer::{self, Age, RequestKind, Response};
 use healthz_core::config::Endpoint;
 use healthz_core::judgement::{Health, judge};
 use healthz_core::transition::Transition;
+use healthz_core::view::{Override, View};
 
 use crate::config::Config;
 use crate::drain::Asked;
@@ -71,7 +72,9 @@ impl Filter {
     pub fn begin(&self, request: &dyn Request, end: bool) -> Action {
         let target = request.header(":path");
         if let Some(probe) = self.probe(target) {
-            self.records.drain.reached(Asked::Endpoint(probe.index));
+            self.records
+                .drain
+                .reached(Asked::Endpoint(&probe.endpoint.path));
             return Action::Answer(self.answer(&probe, request));
         }
         match self.method(target, request) {
@@ -91,7 +94,7 @@ impl Filter {
         }
         let target = request.header(":path");
         let asked = match self.probe(target) {
-            Some(probe) => Asked::Endpoint(probe.index),
+            Some(probe) => Asked::Endpoint(&probe.endpoint.path),
             None if self.method(target, request).is_some() => Asked::Grpc,
             None => return,
         };
@@ -131,6 +134,7 @@ impl Filter {
     }
 
     /// Logs and shows a verdict if it differs from the last one. The gauge is the newest configuration's.
+    /// That of a request which has no way to the clusters counts only if none has.
     fn note(
         &self,
         index: usize,
@@ -139,6 +143,19 @@ impl Filter {
         request: &dyn Request,
         view: &WorkerView<'_>,
     ) {
+        if !self.records.counts(index, view.is_blind()) {
+            if let Some(Override::NoKnowledge(why)) = view.overridden()
+                && self.records.log_blind(index)
+            {
+                let Self { config, .. } = self;
+                let line = format!(
+                    "envoy-healthz[{}]: {} is unhealthy for one request while others find a way (logged once): {why}",
+                    config.name, endpoint.path
+                );
+                request.log(Level::Warn, &line);
+            }
+            return;
+        }
         if let Transition::Changed { .. } = self.records.update(index, health) {
             let line = judge(endpoint, view).line(&endpoint.path);
             let level = match health {
@@ -152,8 +169,8 @@ impl Filter {
             self.stats.transition(&self.config, &endpoint.path, request);
         }
         if let Some(last) = self.records.last(index) {
-            let newest = || self.records.are_newest(index);
-            self.stats.show(&self.config, index, last, newest, request);
+            self.stats
+                .show(&self.config, index, last, &self.records, request);
         }
     }
 }

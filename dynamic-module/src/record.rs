@@ -4,7 +4,7 @@
 //! verdict counts as one that rests on knowledge [`WORKER_LAG`] old: within that time of a change
 //! nobody changes it back.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use healthz_core::config::Endpoint;
@@ -18,18 +18,31 @@ use crate::stats::now;
 /// How long a worker may take to learn what another one knows, in milliseconds.
 const WORKER_LAG: u64 = 100;
 
+/// How long after a request has found a way to an endpoint's clusters those that find none tell nothing
+/// of it, in milliseconds.
+const SIGHT: u64 = 60_000;
+
 /// The last verdicts of a configuration's endpoints, for the whole process.
 #[derive(Debug)]
 pub struct Records {
     config: Config,
     slots: Vec<Slot>,
     /// Whether Envoy drains.
-    pub drain: Drain,
+    pub drain: Arc<Drain>,
 }
 
-/// A [`Record`] in one word: the time, and below it two bits, which are 0 if there is none.
+/// What is known of an endpoint.
 #[derive(Debug, Default)]
-struct Slot(AtomicU64);
+struct Slot {
+    /// A [`Record`] in one word: the time, and below it two bits, which are 0 if there is none.
+    verdict: AtomicU64,
+    /// Until when requests that find no way to its clusters tell nothing of it, by [`now`].
+    seen_until: AtomicU64,
+    /// Whether one of those has been logged.
+    blind_logged: AtomicBool,
+    /// What its gauge was set to last, and 1 more, by whichever configuration of this name; 0 if never.
+    shown: Arc<AtomicU8>,
+}
 
 /// Records by their configuration. Two listeners with one configuration share them, and a listener that
 /// is replaced finds those of the old one. Not by the configuration's text: Envoy writes the fields of a
@@ -41,14 +54,26 @@ impl Records {
     /// Those of this configuration.
     pub fn of(config: &Config) -> Arc<Self> {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut known = shared.iter().filter_map(Weak::upgrade);
-        let known = known.find(|records| records.config == *config);
-        let records = known.unwrap_or_else(|| {
-            let endpoints = config.endpoints.len();
+        let live: Vec<_> = shared.iter().filter_map(Weak::upgrade).collect();
+        let known = live.iter().find(|records| records.config == *config);
+        let records = known.map(Arc::clone).unwrap_or_else(|| {
+            let same_name = |records: &&Arc<Self>| records.config.name == config.name;
+            let others: Vec<_> = live.iter().filter(same_name).collect();
+            let slot = |endpoint: &Endpoint| {
+                let mut slots = others.iter().filter_map(|other| other.slot(&endpoint.path));
+                Slot {
+                    shown: slots
+                        .next()
+                        .map(|slot| Arc::clone(&slot.shown))
+                        .unwrap_or_default(),
+                    ..Slot::default()
+                }
+            };
+            let drain = others.first().map(|other| Arc::clone(&other.drain));
             Arc::new(Self {
                 config: config.clone(),
-                slots: (0..endpoints).map(|_| Slot::default()).collect(),
-                drain: Drain::new(endpoints),
+                slots: config.endpoints.iter().map(slot).collect(),
+                drain: drain.unwrap_or_default(),
             })
         });
         let this = Arc::downgrade(&records);
@@ -71,11 +96,41 @@ impl Records {
             .filter_map(Weak::upgrade)
             .take_while(|other| !std::ptr::eq(&**other, self));
         !newer.any(|other| {
-            let mut endpoints = other.config.endpoints.iter();
-            let same = endpoints.position(|endpoint| endpoint.path == *path);
             other.config.name == self.config.name
-                && same.is_some_and(|same| other.last(same).is_some())
+                && other.slot(path).is_some_and(|same| same.last().is_some())
         })
+    }
+
+    /// What the gauge of an endpoint's name and path shows.
+    pub fn shown(&self, endpoint: usize) -> Option<&AtomicU8> {
+        Some(&*self.slots.get(endpoint)?.shown)
+    }
+
+    /// A request has found a way to an endpoint's clusters, or none: whether its verdict is the endpoint's.
+    /// One without a way, by another host or another route, tells of itself while others find one.
+    pub fn counts(&self, endpoint: usize, blind: bool) -> bool {
+        self.counts_at(endpoint, blind, now())
+    }
+
+    fn counts_at(&self, endpoint: usize, blind: bool, now: u64) -> bool {
+        let Some(slot) = self.slots.get(endpoint) else {
+            return false;
+        };
+        let until = slot.seen_until.load(Ordering::Relaxed);
+        if blind {
+            return now >= until;
+        }
+        // Not each probe writes what all workers read.
+        if now + SIGHT >= until + SIGHT / 60 {
+            slot.seen_until.store(now + SIGHT, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// Whether this is the first time that this is asked.
+    pub fn log_blind(&self, endpoint: usize) -> bool {
+        let slot = self.slots.get(endpoint);
+        slot.is_some_and(|slot| !slot.blind_logged.swap(true, Ordering::Relaxed))
     }
 
     /// Compares a verdict on an endpoint with the last one, and records it if it differs.
@@ -85,7 +140,7 @@ impl Records {
     }
 
     fn update_at(&self, endpoint: usize, health: Health, now: impl Fn() -> u64) -> Transition {
-        let Some(Slot(slot)) = self.slots.get(endpoint) else {
+        let Some(Slot { verdict: slot, .. }) = self.slots.get(endpoint) else {
             return Transition::Same;
         };
         let mut word = slot.load(Ordering::Relaxed);
@@ -111,8 +166,19 @@ impl Records {
 
     /// The last verdict on an endpoint.
     pub fn last(&self, endpoint: usize) -> Option<Health> {
-        let Slot(slot) = self.slots.get(endpoint)?;
-        Some(unpack(slot.load(Ordering::Relaxed))?.health)
+        self.slots.get(endpoint)?.last()
+    }
+
+    fn slot(&self, path: &str) -> Option<&Slot> {
+        let mut slots = self.config.endpoints.iter().zip(&self.slots);
+        let (_, slot) = slots.find(|(endpoint, _)| endpoint.path == path)?;
+        Some(slot)
+    }
+}
+
+impl Slot {
+    fn last(&self) -> Option<Health> {
+        Some(unpack(self.verdict.load(Ordering::Relaxed))?.health)
     }
 }
 
@@ -186,6 +252,41 @@ mod tests {
         assert_eq!(parse(text).last(0), Some(Healthy));
         drop(first);
         assert_eq!(of("one").last(0), None);
+    }
+
+    #[test]
+    fn a_request_without_a_way_counts_if_there_is_no_other() {
+        let records = of("ways");
+        for (now, blind, expected) in [
+            (0, true, true),
+            (10, false, true),
+            (11, true, false),
+            (60_009, true, false),
+            (60_010, true, true),
+            (60_020, false, true),
+            (60_500, false, true),
+            (120_019, true, false),
+            (120_500, true, true),
+        ] {
+            assert_eq!(records.counts_at(0, blind, now), expected, "{now}");
+        }
+        assert!(records.counts_at(1, true, 11));
+        assert!(records.log_blind(0) && !records.log_blind(0));
+    }
+
+    /// A listener that is replaced hears of a drain by those who ask the new one.
+    #[test]
+    fn a_name_shares_the_drain_and_the_gauge() {
+        let endpoint = r#"[{"path": "/b", "clusters": ["c"]}]"#;
+        let old = of("shares");
+        let new = parse(&format!(r#"{{"name": "shares", "endpoints": {endpoint}}}"#));
+        let other = of("shares_not");
+        assert!(Arc::ptr_eq(&old.drain, &new.drain));
+        assert!(!Arc::ptr_eq(&old.drain, &other.drain));
+        let gauge = |records: &Records, place| std::ptr::from_ref(records.shown(place).unwrap());
+        assert_eq!(gauge(&old, 1), gauge(&new, 0));
+        assert_ne!(gauge(&old, 0), gauge(&new, 0));
+        assert_ne!(gauge(&old, 1), gauge(&other, 1));
     }
 
     #[test]

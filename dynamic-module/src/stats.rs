@@ -9,10 +9,12 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Instant;
 
+use healthz_core::config::Endpoint;
 use healthz_core::judgement::Health;
 
 use crate::config::Config;
 use crate::envoy::{Metric, Request, Setup};
+use crate::record::Records;
 
 /// How long what is counted may wait for the next probe or Check, in milliseconds.
 const HAND_OVER: u64 = 10;
@@ -32,7 +34,8 @@ pub struct Stats {
 struct EndpointStats {
     /// What is not handed over yet of each [`COUNTED`].
     waiting: [AtomicU64; COUNTED.len()],
-    /// What the gauge was set to last under this configuration: its stats are its own.
+    /// What this configuration has set the gauge to last, and 1 more; 0 if never. Its stats are its own:
+    /// those of others go when they do.
     shown: AtomicU8,
 }
 
@@ -54,15 +57,12 @@ const COUNTED: [(Counted, &str); 5] = [
     (Counted::Check(Health::Unhealthy), "NOT_SERVING"),
 ];
 
-/// No value that the gauge has.
-const NOT_SHOWN: u8 = u8::MAX;
-
 impl Stats {
     /// Makes the metrics; none is there before its first use.
     pub fn new(setup: &dyn Setup, endpoints: usize) -> Self {
         let endpoint = || EndpointStats {
             waiting: Default::default(),
-            shown: AtomicU8::new(NOT_SHOWN),
+            shown: AtomicU8::new(0),
         };
         Self {
             probes: setup.counter("probes", &["filter", "path", "code"]),
@@ -118,26 +118,56 @@ impl Stats {
         }
     }
 
-    /// Sets an endpoint's gauge, unless it shows this already or is no longer this configuration's.
+    /// Sets an endpoint's gauge, unless it shows this already or is no longer this configuration's. The
+    /// counters begin with it, at 0.
     pub fn show(
         &self,
         config: &Config,
         endpoint: usize,
         health: Health,
-        newest: impl FnOnce() -> bool,
+        records: &Records,
         request: &dyn Request,
     ) {
         let value = u8::from(health == Health::Healthy);
-        let (Some(stats), Some(gauge)) = (self.endpoints.get(endpoint), self.healthy) else {
+        let (Some(stats), Some(shown)) = (self.endpoints.get(endpoint), records.shown(endpoint))
+        else {
             return;
         };
-        if stats.shown.load(Ordering::Relaxed) != value
-            && newest()
-            && stats.shown.swap(value, Ordering::Relaxed) != value
-            && let Some(endpoint) = config.endpoints.get(endpoint)
-        {
-            let labels = [config.name.as_str(), &endpoint.path];
+        let new = value + 1;
+        let is_old = |shown: &AtomicU8| shown.load(Ordering::Relaxed) != new;
+        if !(is_old(&stats.shown) || is_old(shown)) || !records.are_newest(endpoint) {
+            return;
+        }
+        let before = stats.shown.swap(new, Ordering::Relaxed);
+        if shown.swap(new, Ordering::Relaxed) == new && before == new {
+            return;
+        }
+        let Some(Endpoint { path, .. }) = config.endpoints.get(endpoint) else {
+            return;
+        };
+        let labels = [config.name.as_str(), path];
+        if let Some(gauge) = self.healthy {
             request.set(gauge, &labels, u64::from(value));
+        }
+        if before == 0 {
+            self.begin(config, endpoint, &labels, request);
+        }
+    }
+
+    /// Makes an endpoint's counters. A series that begins with its first event hides it from `increase`.
+    fn begin(&self, config: &Config, endpoint: usize, labels: &[&str; 2], request: &dyn Request) {
+        if let Some(counter) = self.transitions {
+            request.count(counter, labels, 0);
+        }
+        let is_checked = config.services.values().any(|&of| of == endpoint);
+        for (what, label) in COUNTED {
+            let counter = match what {
+                Counted::Probe(_) => self.probes,
+                Counted::Check(_) => self.checks.filter(|_| is_checked),
+            };
+            if let Some(counter) = counter {
+                request.count(counter, &[labels[0], labels[1], label], 0);
+            }
         }
     }
 }

@@ -44,6 +44,8 @@ struct Group {
     key: Key,
     members: BTreeMap<WatchId, Member>,
     leader: WatchId,
+    /// What all have been told; `None` if one that has joined was told something else.
+    told: Option<Health>,
     _wake_up: WakeUp,
 }
 
@@ -69,6 +71,7 @@ pub fn join(key: Key, told: Health, watcher: Rc<dyn Watcher>) -> WatchId {
     let alone = with_groups(
         |groups| match groups.iter_mut().find(|group| group.key == key) {
             Some(group) => {
+                group.told = group.told.filter(|&all| all == told);
                 group.members.insert(id, member);
                 None
             }
@@ -80,6 +83,7 @@ pub fn join(key: Key, told: Health, watcher: Rc<dyn Watcher>) -> WatchId {
             key,
             members: [(id, member)].into(),
             leader: id,
+            told: Some(told),
             _wake_up: WakeUp::new(watcher.waker()),
         };
         with_groups(|groups| groups.push(group));
@@ -116,6 +120,10 @@ pub fn tell(id: WatchId, health: Health) {
     let others = with_groups(|groups| {
         let place = place_of(id, groups)?;
         let group = groups.get_mut(place)?;
+        // The usual case, however many they are.
+        if group.told.replace(health) == Some(health) {
+            return None;
+        }
         let others = group.members.values_mut();
         let others = others.filter(|member| member.told != health);
         let others = others.map(|member| {

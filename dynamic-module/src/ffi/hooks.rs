@@ -138,14 +138,6 @@ impl Held {
             Ok(None) | Err(Fault) => self.call.set(call),
         }
     }
-
-    /// What Envoy does with the rest of the request: `stop`, unless it is none of ours.
-    fn rest(&self, stop: c_int) -> c_int {
-        match self.stage.get() {
-            Stage::Open | Stage::Faulty | Stage::Passed => CONTINUE,
-            Stage::Reading | Stage::Watching(..) | Stage::Answered | Stage::Destroyed => stop,
-        }
-    }
 }
 
 /// The stream of a Watch.
@@ -297,7 +289,6 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_headers(
 /// A panic that was caught.
 struct Fault;
 
-/// A call is read; the rest of a request that has been answered is dropped.
 #[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_on_http_filter_request_body(
     filter: Pointer,
@@ -305,10 +296,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_body(
     end: bool,
 ) -> c_int {
     // SAFETY: this is a hook of the request.
-    let held = unsafe { Held::share(ours) };
-    let request = Stream(filter, PhantomData);
-    held.read(&request, "http_filter_request_body", end);
-    held.rest(DROP_BODY)
+    unsafe { go_on(filter, ours, "http_filter_request_body", end, DROP_BODY) }
 }
 
 /// A call's body may end with trailers.
@@ -318,10 +306,21 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_trailers(
     ours: Pointer,
 ) -> c_int {
     // SAFETY: this is a hook of the request.
+    unsafe { go_on(filter, ours, "http_filter_request_trailers", true, STOP) }
+}
+
+/// What comes after a request's headers: a call is read, and all that is ours goes no further.
+///
+/// # Safety
+/// Envoy has given both pointers to the hook of this request.
+unsafe fn go_on(filter: Pointer, ours: Pointer, hook: &str, end: bool, stop: c_int) -> c_int {
+    // SAFETY: the caller's promise.
     let held = unsafe { Held::share(ours) };
-    let request = Stream(filter, PhantomData);
-    held.read(&request, "http_filter_request_trailers", true);
-    held.rest(STOP)
+    held.read(&Stream(filter, PhantomData), hook, end);
+    match held.stage.get() {
+        Stage::Open | Stage::Faulty | Stage::Passed => CONTINUE,
+        Stage::Reading | Stage::Watching(..) | Stage::Answered | Stage::Destroyed => stop,
+    }
 }
 
 /// A request that a filter before ours has answered was never shown to us.

@@ -1,5 +1,6 @@
 //! `grpc.health.v1.Health`: a call's message, to what its caller is told.
 
+use healthz_core::config::Endpoint;
 use healthz_core::judgement::{Health, health};
 
 use super::Filter;
@@ -124,10 +125,12 @@ impl Filter {
     /// Judges an endpoint for Watches.
     pub(super) fn watched(&self, endpoint: usize, request: &dyn Request) -> Health {
         let health = self.health(endpoint, request);
-        if self.records.drain.concerns(endpoint) {
-            return Health::Unhealthy;
+        let endpoint = self.config.endpoints.get(endpoint);
+        let drains = |endpoint: &Endpoint| self.records.drain.concerns(&endpoint.path);
+        match endpoint.is_some_and(drains) {
+            true => Health::Unhealthy,
+            false => health,
         }
-        health
     }
 
     /// Judges an endpoint.

@@ -205,6 +205,10 @@ fn a_change_is_logged_and_counted_once() {
     let expected = [
         (r#"healthy["default", "/change"]"#, 1),
         (r#"probes["default", "/change", "200"]"#, 1),
+        // A series begins at 0: the first of these must not hide from whoever asks for the increase.
+        (r#"probes["default", "/change", "405"]"#, 0),
+        (r#"probes["default", "/change", "503"]"#, 0),
+        (r#"transitions["default", "/change"]"#, 0),
     ];
     assert_eq!(
         stats,
@@ -229,6 +233,61 @@ fn the_gauge_is_the_newest_configurations() {
     assert_eq!(envoy.log.borrow().len(), lines + 1);
     let healthy = r#"healthy["default", "/replaced"]"#;
     assert_eq!(envoy.stats.borrow().get(healthy), Some(&1));
+}
+
+/// Two listeners of one configuration share the gauge: what one has shown, the other may have to mend.
+#[test]
+fn the_gauge_of_two_listeners() {
+    let endpoint = r#"{"path": "/two", "clusters": ["c"]}"#;
+    let mut envoy = FakeEnvoy {
+        network_filter: true,
+        ..FakeEnvoy::default()
+    };
+    let listeners = [filter(&envoy, endpoint), filter(&envoy, endpoint)];
+    let mut up = false;
+    for nth in [0, 1, 0, 0, 1, 1, 0] {
+        up = !up;
+        let count = u64::from(up);
+        envoy.clusters.insert("c", vec![hosts(1, count, 0)]);
+        let gauge = r#"healthy["default", "/two"]"#;
+        let started = std::time::Instant::now();
+        while envoy.stats.borrow().get(gauge) != Some(&count) {
+            envoy.get(&listeners[nth], "/two");
+            assert!(started.elapsed().as_secs() < 30, "{nth}: it is not {count}");
+        }
+    }
+}
+
+/// A request by another host or route, which has no way to the cluster, is 503 and tells nothing of the
+/// endpoint while others have one.
+#[test]
+fn a_request_without_a_way() {
+    let mut envoy = FakeEnvoy {
+        clusters: [("c", vec![hosts(1, 1, 0)])].into(),
+        route: Some("c"),
+        ..FakeEnvoy::default()
+    };
+    let filter = filter(&envoy, r#"{"path": "/way", "clusters": ["c"]}"#);
+    let healthy = r#"healthy["default", "/way"]"#;
+    for _ in 0..3 {
+        envoy.route = Some("c");
+        assert_eq!(envoy.get(&filter, "/way"), answer("200", "ok"));
+        envoy.route = None;
+        assert_eq!(envoy.get(&filter, "/way"), answer("503", "unavailable"));
+        assert_eq!(envoy.stats.borrow().get(healthy), Some(&1));
+    }
+    let why = "no way to ask for cluster \"c\": its listener has no network filter of this module, \
+        and the route leads to no cluster that Envoy knows";
+    assert_eq!(
+        envoy.log.borrow()[..],
+        [
+            "envoy-healthz[default]: /way is healthy".to_owned(),
+            format!(
+                "envoy-healthz[default]: /way is unhealthy for one request while others find a way \
+                 (logged once): {why}"
+            ),
+        ]
+    );
 }
 
 /// Probes of one moment are counted together, by one that comes later.
@@ -395,14 +454,9 @@ fn checks_are_counted() {
         sent += 1;
         assert!(started.elapsed().as_secs() < 30);
     }
-    assert_eq!(counted(&envoy, not_serving), None);
-    assert_eq!(
-        counted(
-            &envoy,
-            r#"probes["checks-counted", "/checks-counted", "200"]"#
-        ),
-        None
-    );
+    assert_eq!(counted(&envoy, not_serving), Some(0));
+    let probes = r#"probes["checks-counted", "/checks-counted", "200"]"#;
+    assert_eq!(counted(&envoy, probes), Some(0));
 }
 
 #[test]

@@ -24,7 +24,10 @@ const ANSWER: u64 = 7;
 
 pub async fn measure(plan: &Plan) -> Vec<Series> {
     let (admin, backend) = (free_port(), free_port());
-    let _backend = Backend::start_release(backend).await;
+    let _backend = match plan.quick {
+        true => Backend::start(backend).await,
+        false => Backend::start_release(backend).await,
+    };
     let ports = CHECKS.map(|(subject, _)| (subject, free_port()));
     let listeners = ports.map(|(subject, port)| listener(subject, port));
     let mut cluster = with_grpc_check(cluster("my_service", &[("127.0.0.1", backend)]));

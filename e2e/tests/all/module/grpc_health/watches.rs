@@ -194,6 +194,82 @@ async fn drain() {
     assert_eq!(sidecar.envoy.stat(checks).await, 2);
 }
 
+/// A listener that is replaced goes on with its Watches: they hear of a drain by those who ask the new one.
+#[tokio::test]
+async fn a_drain_after_an_update_of_the_listener() {
+    if version().starts_with("1.38.") {
+        // No Watch hears of a drain.
+        return;
+    }
+    let mut lds = None;
+    let sidecar = Sidecar::start_with(Way::Route, |config| {
+        let listeners = config["static_resources"]["listeners"].take();
+        config["static_resources"]["listeners"] = json!([]);
+        let listeners = serde_json::from_value(listeners).unwrap();
+        lds = Some(Lds::add_to(config, listeners));
+    })
+    .await;
+    let lds = lds.unwrap();
+    let _host = sidecar.start_host(0).await;
+    sidecar.wait_for([200, 503]).await;
+    let watch = Watch::start(&channel(sidecar.plain), "");
+    watch.wait_for(SERVING).await;
+    let new = listener(Way::Route, sidecar.plain).to_string();
+    let new = new.replace("/livez", "/alive");
+    lds.replace(1, vec![serde_json::from_str(&new).unwrap()]);
+    eventually("the new listener is in force", async || {
+        let updated = sidecar
+            .envoy
+            .stat("listener_manager.listener_in_place_updated");
+        (updated.await == 1).then_some(())
+    })
+    .await;
+    for _ in 0..2 {
+        sidecar.envoy.post("/healthcheck/fail").await;
+        Prober::http(sidecar.plain).wait_for(503).await;
+        watch.wait_for(NOT_SERVING).await;
+        sidecar.envoy.post("/healthcheck/ok").await;
+        Prober::http(sidecar.plain).wait_for(200).await;
+        watch.wait_for(SERVING).await;
+    }
+}
+
+/// Listeners of one configuration share the gauge: what a Watch of one has found, a probe of the other
+/// mends.
+#[tokio::test]
+async fn the_gauge_is_one_for_all_listeners() {
+    let sidecar = Sidecar::start(Way::Route).await;
+    let (plain, tls) = (Prober::http(sidecar.plain), Prober::https2(sidecar.tls));
+    let shows = async |prober: &Prober, status: u16| {
+        eventually(&format!("the gauge shows {status}"), async || {
+            let answer = prober.get("/healthz").await;
+            let gauge = sidecar
+                .envoy
+                .stat("healthz.healthy.filter.default.path./healthz");
+            (answer.status == status && gauge.await == u64::from(status == 200)).then_some(())
+        })
+        .await;
+    };
+    for _ in 0..2 {
+        let host = sidecar.start_host(0).await;
+        shows(&plain, 200).await;
+        shows(&tls, 200).await;
+        let watch = Watch::start(&channel(sidecar.plain), "");
+        watch.wait_for(SERVING).await;
+        drop(host);
+        watch.wait_for(NOT_SERVING).await;
+        drop(watch);
+        sidecar.wait_until_idle().await;
+        let _host = sidecar.start_host(0).await;
+        // Nobody asks before that.
+        eventually("the host is healthy", async || {
+            (sidecar.envoy.stat("cluster.c.membership_healthy").await == 1).then_some(())
+        })
+        .await;
+        shows(&tls, 200).await;
+    }
+}
+
 /// A cluster that comes, goes and comes again. A Watch by a route to a cluster that Envoy does not know
 /// would never hear of it: it ends, and its caller comes again.
 #[tokio::test]
