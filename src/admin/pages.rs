@@ -57,6 +57,9 @@ pub enum Fault {
     NotSent(String),
     /// The page was answered with this status. Envoy itself says 503 for a refused connection.
     Status(Page, u32),
+    /// `/ready` said that its process is starting, and this state. No listener serves before its process
+    /// is live: in a hot restart another process, the new one, answers in this one's place.
+    Starting(String),
     /// No reply within `admin_timeout_ms`.
     TimedOut(Page),
     /// The connection ended, the time ran out or the reply passed 32 MiB after its headers came.
@@ -132,8 +135,11 @@ pub fn read_ready(status: Option<u32>, body: &[u8]) -> Result<Ready, Fault> {
     if !(1..=LONGEST_STATE).contains(&state.len()) || !state.iter().all(capitals) {
         return Err(Fault::Status(Page::Ready, status));
     }
-    let state = String::from_utf8_lossy(state);
-    Ok(Ready::No(format!("{status} {state}")))
+    let text = String::from_utf8_lossy(state).into_owned();
+    match state {
+        b"PRE_INITIALIZING" | b"INITIALIZING" => Err(Fault::Starting(text)),
+        _ => Ok(Ready::No(format!("{status} {text}"))),
+    }
 }
 
 /// `status` is `None` when the reply was lost after its headers.
@@ -177,10 +183,11 @@ impl View for Fault {
 }
 
 impl Fault {
-    /// Whether the admin was silent, rather than wrong: no reply of its own came.
+    /// Whether this process's admin was silent, rather than wrong: no reply of its own came.
     pub fn is_silence(&self) -> bool {
         match self {
-            Self::NotSent(_) | Self::TimedOut(_) | Self::CutOff(_) | Self::Status(_, 503) => true,
+            Self::NotSent(_) | Self::Starting(_) | Self::TimedOut(_) | Self::CutOff(_) => true,
+            Self::Status(_, 503) => true,
             Self::NoCluster(_) | Self::Status(..) | Self::Clusters(_) => false,
         }
     }
@@ -222,6 +229,10 @@ impl fmt::Display for Cause<'_> {
             ),
             Fault::Status(page, 403) => write!(f, "{page} answered 403: allow_paths is too narrow"),
             Fault::Status(page, status) => write!(f, "{page} answered {status}"),
+            Fault::Starting(state) => write!(
+                f,
+                "/ready says {state}: it is that of a process that is starting (in a hot restart, the new one)"
+            ),
             Fault::TimedOut(page) => write!(f, "{page} did not answer within admin_timeout_ms"),
             Fault::CutOff(page) => write!(f, "the reply to {page} was cut off or came too slowly"),
             Fault::Clusters(error) => error.fmt(f),
@@ -310,10 +321,11 @@ mod tests {
         let no = |text: &str| Ok(Ready::No(text.to_owned()));
         assert_eq!(read_ready(Some(200), b"LIVE\n"), Ok(Ready::Yes));
         assert_eq!(read_ready(Some(503), b"DRAINING\n"), no("503 DRAINING"));
-        assert_eq!(
-            read_ready(Some(503), b"INITIALIZING\n"),
-            no("503 INITIALIZING")
-        );
+        for starting in ["PRE_INITIALIZING", "INITIALIZING"] {
+            let fault = Err(Fault::Starting(starting.to_owned()));
+            let body = format!("{starting}\n");
+            assert_eq!(read_ready(Some(503), body.as_bytes()), fault);
+        }
         for not_the_admin in [
             b"".as_slice(),
             b"\xff",
@@ -340,6 +352,7 @@ mod tests {
         for silence in [
             Fault::NotSent(admin.clone()),
             Fault::TimedOut(Page::Ready),
+            Fault::Starting("INITIALIZING".to_owned()),
             Fault::CutOff(Page::Clusters),
             Fault::Status(Page::Clusters, 503),
             Fault::Status(Page::Ready, 503),

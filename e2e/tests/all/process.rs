@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::config::{
-    bootstrap, bootstrap_with_fake, cluster, healthz_with, listener, with_tcp_check,
+    bootstrap, bootstrap_with_fake, cluster, healthz_with, listener, with_grpc_check,
+    with_tcp_check,
 };
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin, HEALTHY};
@@ -24,7 +25,8 @@ both_builds! {
     clock_steps,
 }
 
-/// A new Envoy takes the listeners over while probes wait in the old one.
+/// A new Envoy takes the listeners over while probes wait in the old one. It takes its time to start, and
+/// the admin's port at once: meanwhile its admin is the one that the old one's workers reach.
 async fn hot_restart_leaves_no_probe_without_an_answer(build: Build) {
     let slow_admin = Does::Delay(Duration::from_secs(2), HEALTHY.to_vec());
     let slow_admin = FakeAdmin::start(slow_admin).await;
@@ -32,8 +34,8 @@ async fn hot_restart_leaves_no_probe_without_an_answer(build: Build) {
     let (_host, live) = TcpHost::on_free_port().await;
     let listeners = [(port, "local_admin"), (slow, "slow_admin")].map(|(port, admin_cluster)| {
         let config = json!({
-            // The new process takes the admin's port at once and answers once it has started.
             "admin_cluster": admin_cluster, "admin_timeout_ms": 20000, "max_age_ms": 0,
+            "max_stale_ms": 60000,
             "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
         });
         build.listener(port, &config)
@@ -42,18 +44,30 @@ async fn hot_restart_leaves_no_probe_without_an_answer(build: Build) {
         with_tcp_check(cluster("c", &[("127.0.0.1", live)])),
         cluster("slow_admin", &[("127.0.0.1", slow_admin.port)]),
     ];
-    let config = bootstrap(admin, listeners.into(), clusters).to_string();
+    let mut config = bootstrap(admin, listeners.into(), clusters);
+    let clusters = config["static_resources"]["clusters"].as_array_mut();
+    let own = clusters
+        .unwrap()
+        .iter_mut()
+        .find(|cluster| cluster["name"] == "local_admin");
+    // Connections that stay open lead to the old process.
+    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    own.unwrap()["typed_extension_protocol_options"] = json!({options: {
+        "@type": format!("type.googleapis.com/{options}"),
+        "explicit_http_config": {"http_protocol_options": {}},
+        "common_http_protocol_options": {"max_requests_per_connection": 1},
+    }});
     let base_id = free_port().to_string();
-    let start = async |epoch: &str| {
+    let start = async |epoch: &str, config: &Value| {
         let times = ["--drain-time-s", "1", "--parent-shutdown-time-s", "5"];
         let arguments = [
             &["--base-id", &base_id, "--restart-epoch", epoch],
             &times[..],
         ]
         .concat();
-        Envoy::start_text(&config, admin, &arguments).await
+        Envoy::start_text(&config.to_string(), admin, &arguments).await
     };
-    let old = start("0").await;
+    let old = start("0", &config).await;
     Prober::http(port).wait_for(200).await;
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -72,7 +86,14 @@ async fn hot_restart_leaves_no_probe_without_an_answer(build: Build) {
         })
         .await;
     }
-    let new = start("1").await;
+    // Envoy is not live before the first check of each host has ended.
+    let mute = FakeAdmin::start(Does::Hang).await;
+    let mut late = with_grpc_check(cluster("late", &[("127.0.0.1", mute.port)]));
+    late["health_checks"][0]["timeout"] = json!("3s");
+    let mut slow_start = config.clone();
+    let clusters = &mut slow_start["static_resources"]["clusters"];
+    clusters.as_array_mut().unwrap().push(late);
+    let new = start("1", &slow_start).await;
     assert_eq!(waiting.await.unwrap(), [200; 20]);
     eventually("the old process ends", async || {
         (!old.logged(&["exiting"]).is_empty()).then_some(())
