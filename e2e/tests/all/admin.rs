@@ -251,13 +251,8 @@ impl Running {
         .await;
     }
 
-    /// One by one and many at once, every probe is answered 503, each within one call's time.
-    async fn check_broken(&self, bound: Option<Duration>) {
-        for _ in 0..3 {
-            let answer = self.prober.get(&self.row.path()).await;
-            let told = (answer.status, answer.body.as_str());
-            assert_eq!(told, (503, "unavailable"), "{}", self.name());
-        }
+    /// The status of each of many probes at once, on all workers, and how long it took.
+    async fn at_once(&self) -> Vec<(u16, Duration)> {
         let mut probes = JoinSet::new();
         for _ in 0..20 {
             let (prober, path) = (self.prober.clone(), self.row.path());
@@ -267,7 +262,17 @@ impl Running {
                 (status, begun.elapsed())
             });
         }
-        for (status, took) in probes.join_all().await {
+        probes.join_all().await
+    }
+
+    /// One by one and many at once, every probe is answered 503, each within one call's time.
+    async fn check_broken(&self, bound: Option<Duration>) {
+        for _ in 0..3 {
+            let answer = self.prober.get(&self.row.path()).await;
+            let told = (answer.status, answer.body.as_str());
+            assert_eq!(told, (503, "unavailable"), "{}", self.name());
+        }
+        for (status, took) in self.at_once().await {
             assert_eq!(status, 503, "{}", self.name());
             let within = bound.is_none_or(|bound| took < bound);
             assert!(within, "{}: a probe took {took:?}", self.name());
@@ -461,8 +466,15 @@ async fn a_wrong_reply_is_not_bridged() {
         running.mend(&mut stage).await;
         running.wait_for(200).await;
         running.break_it(&mut stage).await;
-        // A reply that is late is silence until it comes.
-        running.wait_for(503).await;
+        // A reply that is late is silence until it comes, for each worker.
+        eventually("no worker goes on with its snapshot", async || {
+            let answers = running.at_once().await;
+            answers
+                .iter()
+                .all(|(status, _)| *status == 503)
+                .then_some(())
+        })
+        .await;
         running.check_broken(None).await;
         running.mend(&mut stage).await;
         running.wait_for(200).await;
