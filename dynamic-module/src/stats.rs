@@ -145,19 +145,18 @@ impl Stats {
         let Some(Endpoint { path, .. }) = config.endpoints.get(endpoint) else {
             return;
         };
-        let labels = [config.name.as_str(), path];
         if let Some(gauge) = self.healthy {
-            request.set(gauge, &labels, u64::from(value));
+            request.set(gauge, &[config.name.as_str(), path], u64::from(value));
         }
         if before == 0 {
-            self.begin(config, endpoint, &labels, request);
+            self.begin(config, endpoint, path, request);
         }
     }
 
     /// Makes an endpoint's counters. A series that begins with its first event hides it from `increase`.
-    fn begin(&self, config: &Config, endpoint: usize, labels: &[&str; 2], request: &dyn Request) {
+    fn begin(&self, config: &Config, endpoint: usize, path: &str, request: &dyn Request) {
         if let Some(counter) = self.transitions {
-            request.count(counter, labels, 0);
+            request.count(counter, &[config.name.as_str(), path], 0);
         }
         let is_checked = config.services.values().any(|&of| of == endpoint);
         for (what, label) in COUNTED {
@@ -166,7 +165,7 @@ impl Stats {
                 Counted::Check(_) => self.checks.filter(|_| is_checked),
             };
             if let Some(counter) = counter {
-                request.count(counter, &[labels[0], labels[1], label], 0);
+                request.count(counter, &[config.name.as_str(), path, label], 0);
             }
         }
     }

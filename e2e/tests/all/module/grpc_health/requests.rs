@@ -218,6 +218,9 @@ async fn messages() {
     for (case, sent, expected) in rows {
         asks(&connection, case, &sent, expected).await;
     }
+    let unknown = Sent::call(CHECK, &request_for("nobody"));
+    let reply = connection.ask(&unknown).await.unwrap();
+    assert_eq!(reply.message(), Some("unknown service"));
     no_request_is_left(&envoy).await;
 }
 
