@@ -25,8 +25,8 @@ use log::Level;
 
 use crate::admin::pages::{self, Fault, Report};
 use crate::admin::snapshots::{Knowledge, Probe, Snapshots, Timing};
-use crate::config::Config;
 use crate::host::Host;
+use healthz_core::config::wasm::Config;
 use metrics::Metrics;
 use records::TransitionLog;
 use refresh::Refresh;

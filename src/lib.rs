@@ -3,7 +3,7 @@
 //! The walk of one probe:
 //!
 //! 1. `wasm` gets the request's headers from Envoy; it alone names proxy-wasm, and decides nothing.
-//! 2. [`filter`] finds the endpoint of that path in the [`config::Config`]. Any other path goes on to
+//! 2. [`filter`] finds the endpoint of that path in the [`Config`](healthz_core::config::wasm::Config). Any other path goes on to
 //!    its route at once. It sees Envoy through the trait in [`host`].
 //! 3. [`admin::snapshots`] has knowledge at hand, or has the probe wait while the admin is asked:
 //!    [`admin::pages`] says what, [`admin::clusters`] reads the reply, [`admin::shared`] is what the
@@ -14,11 +14,10 @@
 //! | to change | look at |
 //! |---|---|
 //! | a health flag | `core/src/flags.rs` |
-//! | a configuration field | `core/src/config.rs` for endpoints, `src/config.rs` for the rest |
+//! | a configuration field | `core/src/config.rs` for endpoints, `core/src/config/{wasm,module}.rs` for the rest |
 //! | the form of an answer | `core/src/answer.rs` |
 //! | a source of counts | the trait in `core/src/view.rs`; the admin's is in `src/admin/pages.rs` |
 
-pub mod config;
 pub mod host;
 
 pub mod filter;

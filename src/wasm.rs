@@ -21,9 +21,9 @@ use proxy_wasm::types::{
     Action, BufferType, Bytes, ContextType, GrpcStatusCode, LogLevel, MapType, MetricType, Status,
 };
 
-use crate::config::Config;
 use crate::filter::{Filter, Reaction};
 use crate::host::{CallError, Host, MetricKind, Shared};
+use healthz_core::config::wasm::Config;
 
 proxy_wasm::main! {{
     proxy_wasm::set_log_level(LogLevel::Info);

@@ -1,6 +1,6 @@
 //! What a user configures of endpoints and their rules, read from JSON and checked.
 //!
-//! Each build has a configuration of its own around this shared half:
+//! Each build has a configuration of its own, [`wasm`] and [`module`], around this shared half:
 //!
 //! ```json
 //! {"endpoints": [{"path": "/healthz", "clusters": ["my_service"]}]}
@@ -10,6 +10,8 @@
 //! so whoever holds one can trust its bounds.
 
 mod fields;
+pub mod module;
+pub mod wasm;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -18,7 +20,8 @@ use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
-pub use fields::{ConfigError, FilterName, Int, check_name, millis, present, read, refuse};
+pub use fields::{ConfigError, FilterName};
+use fields::{check_count, check_name, present};
 
 /// One path that is answered, and the rule that decides its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,7 +195,9 @@ fn check_path(field: &str, path: &str) -> Result<(), ConfigError> {
         let fault = format!("must start with '/', got {path:?}");
         return Err(ConfigError::new(field, fault));
     }
-    let bad = |c: &char| matches!(c, '?' | '#') || c.is_whitespace() || c.is_control();
+    // Envoy answers a request whose path has a byte above 127 itself, with a 400.
+    let bad =
+        |c: &char| matches!(c, '?' | '#') || c.is_whitespace() || c.is_control() || !c.is_ascii();
     match path.chars().find(bad) {
         None => Ok(()),
         Some(bad) => {
@@ -200,22 +205,6 @@ fn check_path(field: &str, path: &str) -> Result<(), ConfigError> {
             Err(ConfigError::new(field, fault))
         }
     }
-}
-
-/// Refuses a list or an object that has too few or too many entries.
-pub fn check_count(
-    field: &str,
-    count: usize,
-    least: usize,
-    most: usize,
-) -> Result<(), ConfigError> {
-    if (least..=most).contains(&count) {
-        return Ok(());
-    }
-    Err(ConfigError::new(
-        field,
-        format!("must have {least} to {most} entries, got {count}"),
-    ))
 }
 
 impl From<RawCluster> for ClusterRule {

@@ -11,13 +11,13 @@ use healthz_core::judgement::{Health, judge};
 use healthz_core::transition::Transition;
 use healthz_core::view::{Override, View};
 
-use crate::config::Config;
 use crate::drain::Asked;
 use crate::envoy::{Answer, Level, Request, Setup};
 use crate::grpc::Status;
 use crate::record::Records;
 use crate::source::WorkerView;
 use crate::stats::{Counted, Stats};
+use healthz_core::config::module::Config;
 
 pub use health::{Call, Reply, Watched};
 

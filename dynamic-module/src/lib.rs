@@ -4,7 +4,7 @@
 //!
 //! 1. `ffi`: Envoy's ABI, the one folder with `unsafe`.
 //! 2. [`envoy`]: what the filter asks of Envoy, free of pointers.
-//! 3. [`config`]: the shared configuration less what concerns the admin.
+//! 3. [`healthz_core::config::module`]: the configuration.
 //! 4. [`filter`]: a request, to its answer, stats and log lines.
 //! 5. [`grpc`]: `grpc.health.v1.Health` on the wire.
 //! 6. [`watch`]: open Watches, and who is told when.
@@ -16,7 +16,6 @@
 
 mod ffi;
 
-pub mod config;
 pub mod connections;
 pub mod drain;
 pub mod envoy;

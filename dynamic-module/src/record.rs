@@ -11,9 +11,9 @@ use healthz_core::config::Endpoint;
 use healthz_core::judgement::Health;
 use healthz_core::transition::{Record, Transition, compare};
 
-use crate::config::Config;
 use crate::drain::Drain;
 use crate::stats::now;
+use healthz_core::config::module::Config;
 
 /// How long a worker may take to learn what another one knows, in milliseconds.
 const WORKER_LAG: u64 = 100;

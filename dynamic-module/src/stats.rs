@@ -12,9 +12,9 @@ use std::time::Instant;
 use healthz_core::config::Endpoint;
 use healthz_core::judgement::Health;
 
-use crate::config::Config;
 use crate::envoy::{Metric, Request, Setup};
 use crate::record::Records;
+use healthz_core::config::module::Config;
 
 /// How long what is counted may wait for the next probe or Check, in milliseconds.
 const HAND_OVER: u64 = 10;

@@ -2,7 +2,7 @@
 #![no_main]
 
 use envoy_healthz::admin::pages::clusters_path;
-use envoy_healthz::config::Config;
+use healthz_core::config::wasm::Config;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {

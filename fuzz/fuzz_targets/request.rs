@@ -7,10 +7,10 @@ use std::time::Duration;
 use arbitrary::Arbitrary;
 use envoy_healthz::admin::clusters::Parser;
 use envoy_healthz::admin::pages::{Fault, Ready, Report};
-use envoy_healthz::config::Config;
 use healthz_core::answer::{Age, Format, Request, RequestKind, Response};
 use healthz_core::judgement::{Health, judge};
 use healthz_core::view::View;
+use healthz_core::config::wasm::Config;
 use libfuzzer_sys::fuzz_target;
 
 static CONFIG: LazyLock<Config> = LazyLock::new(|| {

@@ -9,8 +9,8 @@ use healthz_core::answer::Response;
 use log::Level;
 
 use super::{Filter, Reaction};
-use crate::config::Config;
 use crate::host::{CallError, Host, MetricKind, Shared};
+use healthz_core::config::wasm::Config;
 
 /// One Envoy: what all its workers share.
 #[derive(Default)]

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error, Unexpected, Visitor};
-use serde::{Deserialize, de};
 
 use crate::config::MinHealthy;
 
@@ -47,27 +47,61 @@ fn on_one_line(text: &str) -> String {
     line
 }
 
-/// Reads the JSON text of a configuration; `example` is what an empty one should have been.
-pub fn read<T: DeserializeOwned>(text: &[u8], example: &str) -> Result<T, ConfigError> {
+/// What a build says of text that is no configuration of its own.
+pub struct Build {
+    /// What the configuration should be, for one that is empty or no JSON at all.
+    pub example: &'static str,
+    /// Fields that only the other build has, and why.
+    pub absent: &'static [(&'static str, &'static str)],
+}
+
+/// Reads the JSON text of a configuration.
+pub fn read<T: DeserializeOwned>(text: &[u8], build: &Build) -> Result<T, ConfigError> {
+    let whole = |fault: fmt::Arguments<'_>| ConfigError::new("configuration", fault);
+    let example = build.example;
     if text.trim_ascii().is_empty() {
-        return Err(ConfigError::new(
-            "configuration",
-            format!("is empty; give {example}"),
-        ));
+        return Err(whole(format_args!("is empty; give {example}")));
     }
     let json = &mut serde_json::Deserializer::from_slice(text);
     let raw = serde_path_to_error::deserialize(&mut *json).map_err(|error| {
         let path = error.path().to_string();
+        let error = error.into_inner();
+        if !error.is_data() && !is_like_json(text) {
+            return whole(format_args!("is not JSON; give {example}"));
+        }
         // Of what it cannot name, serde_path_to_error says `.` or `?`.
-        let field = match path.trim_end_matches(['.', '?']) {
-            "" => "configuration",
-            field => field,
-        };
-        ConfigError::new(field, error.into_inner())
+        match path.trim_end_matches(['.', '?']) {
+            "" => ConfigError::new("configuration", fault(&error, build)),
+            field => match build.absent.iter().find(|(absent, _)| *absent == field) {
+                Some((_, reason)) => ConfigError::new(field, reason),
+                None => ConfigError::new(field, fault(&error, build)),
+            },
+        }
     })?;
-    json.end()
-        .map_err(|error| ConfigError::new("configuration", error))?;
+    json.end().map_err(|error| whole(format_args!("{error}")))?;
     Ok(raw)
+}
+
+/// Whether it could have been meant as a JSON object. A Struct's protobuf is full of control characters.
+fn is_like_json(text: &[u8]) -> bool {
+    let binary = |byte: &u8| byte.is_ascii_control() && !byte.is_ascii_whitespace();
+    text.trim_ascii_start().starts_with(b"{") && !text.iter().any(binary)
+}
+
+/// What serde_json says, without the place where the field is named: Envoy writes a Struct as JSON of its
+/// own, whose columns nobody sees. A field that this build does not have is not offered.
+fn fault(error: &serde_json::Error, build: &Build) -> String {
+    let mut text = error.to_string();
+    if error.is_data() {
+        let place = format!(" at line {} column {}", error.line(), error.column());
+        if let Some(fault) = text.strip_suffix(&place) {
+            text.truncate(fault.len());
+        }
+        for (absent, _) in build.absent {
+            text = text.replace(&format!("`{absent}`, "), "");
+        }
+    }
+    text
 }
 
 /// Refuses a name that is empty or could forge a line of the log.
@@ -82,11 +116,20 @@ pub fn check_name(field: &str, what: &str, name: &str) -> Result<(), ConfigError
     Err(ConfigError::new(field, fault))
 }
 
-/// Refuses a field that has no meaning in this build: for `#[serde(deserialize_with)]` of a field of
-/// type `()`.
-pub fn refuse<'de, D: Deserializer<'de>>(input: D, reason: &str) -> Result<(), D::Error> {
-    de::IgnoredAny::deserialize(input)?;
-    Err(D::Error::custom(reason))
+/// Refuses a list or an object that has too few or too many entries.
+pub fn check_count(
+    field: &str,
+    count: usize,
+    least: usize,
+    most: usize,
+) -> Result<(), ConfigError> {
+    if (least..=most).contains(&count) {
+        return Ok(());
+    }
+    Err(ConfigError::new(
+        field,
+        format!("must have {least} to {most} entries, got {count}"),
+    ))
 }
 
 /// The default of a number of milliseconds.

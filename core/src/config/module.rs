@@ -1,4 +1,4 @@
-//! The module's configuration: the shared half, less what concerns the admin.
+//! The dynamic module's configuration: the shared half, less what concerns the admin, and gRPC.
 //!
 //! ```json
 //! {"endpoints": [{"path": "/healthz", "clusters": ["my_service"]}], "grpc_health": {"services": {"": "/healthz"}}}
@@ -9,13 +9,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use healthz_core::config::{
-    ConfigError, Endpoint, Endpoints, FilterName, check_count, present, read, refuse,
-};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::grpc::Method;
+use super::fields::{Build, check_count, present, read};
+use super::{ConfigError, Endpoint, Endpoints, FilterName};
 
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +28,13 @@ pub struct Config {
 }
 
 const MAX_SERVICES: usize = 64;
+
+/// The paths of the calls that `grpc_health` has the filter answer.
+const GRPC_PATHS: [&str; 3] = [
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/List",
+    "/grpc.health.v1.Health/Watch",
+];
 
 const EXAMPLE: &str = r#"{"endpoints": [{"path": "/healthz", "clusters": ["my_service"]}]}"#;
 
@@ -46,28 +51,24 @@ struct RawConfig {
     endpoints: Endpoints,
     #[serde(default, deserialize_with = "present")]
     grpc_health: Option<RawGrpcHealth>,
-    #[serde(default, rename = "admin_cluster", deserialize_with = "no_admin")]
-    _admin_cluster: (),
-    #[serde(default, rename = "admin_timeout_ms", deserialize_with = "no_admin")]
-    _admin_timeout: (),
-    #[serde(default, rename = "max_age_ms", deserialize_with = "no_snapshot")]
-    _max_age: (),
-    #[serde(default, rename = "max_stale_ms", deserialize_with = "no_snapshot")]
-    _max_stale: (),
-    #[serde(
-        default,
-        rename = "refresh_interval_ms",
-        deserialize_with = "no_snapshot"
-    )]
-    _refresh_interval: (),
-    #[serde(default, rename = "fail_when_draining", deserialize_with = "no_drain")]
-    _fail_when_draining: (),
 }
+
+const BUILD: Build = Build {
+    example: EXAMPLE,
+    absent: &[
+        ("admin_cluster", NO_ADMIN),
+        ("admin_timeout_ms", NO_ADMIN),
+        ("max_age_ms", NO_SNAPSHOT),
+        ("max_stale_ms", NO_SNAPSHOT),
+        ("refresh_interval_ms", NO_SNAPSHOT),
+        ("fail_when_draining", NO_DRAIN),
+    ],
+};
 
 impl Config {
     /// Reads and checks the JSON text of a configuration.
     pub fn parse(text: &[u8]) -> Result<Self, ConfigError> {
-        let raw: RawConfig = read(text, EXAMPLE)?;
+        let raw: RawConfig = read(text, &BUILD)?;
         if let Some(field) = raw.endpoints.drain_field() {
             return Err(ConfigError::new(field, NO_DRAIN));
         }
@@ -96,7 +97,7 @@ impl RawGrpcHealth {
     fn check(self, endpoints: &[Endpoint]) -> Result<BTreeMap<String, usize>, ConfigError> {
         let RawServices(raw) = self.services;
         check_count("grpc_health.services", raw.len(), 1, MAX_SERVICES)?;
-        let taken = |endpoint: &&Endpoint| Method::of_path(endpoint.path.as_bytes()).is_some();
+        let taken = |endpoint: &&Endpoint| GRPC_PATHS.contains(&endpoint.path.as_str());
         if let Some(endpoint) = endpoints.iter().find(taken) {
             let fault = format!(
                 "must not be with the endpoint {:?}, which it would answer itself",
@@ -137,18 +138,6 @@ impl<'de> Deserialize<'de> for RawServices {
         }
         input.deserialize_map(ServicesVisitor)
     }
-}
-
-fn no_admin<'de, D: Deserializer<'de>>(input: D) -> Result<(), D::Error> {
-    refuse(input, NO_ADMIN)
-}
-
-fn no_snapshot<'de, D: Deserializer<'de>>(input: D) -> Result<(), D::Error> {
-    refuse(input, NO_SNAPSHOT)
-}
-
-fn no_drain<'de, D: Deserializer<'de>>(input: D) -> Result<(), D::Error> {
-    refuse(input, NO_DRAIN)
 }
 
 #[cfg(test)]
@@ -273,6 +262,24 @@ mod tests {
         // Without it the path is like any other.
         let alone = format!(r#"{{"endpoints": [{endpoint}]}}"#);
         assert!(Config::parse(alone.as_bytes()).is_ok());
+    }
+
+    /// What is offered in an unknown field's place is not refused in turn.
+    #[test]
+    fn what_an_unknown_field_could_have_been() {
+        for (text, line) in [
+            (
+                r#"{"x": 1}"#,
+                "x: unknown field `x`, expected one of `name`, `endpoints`, `grpc_health`",
+            ),
+            (
+                r#"{"endpoints": [{"x": 1}]}"#,
+                "endpoints[0].x: unknown field `x`, expected one of `path`, `clusters`, `require`, `details`",
+            ),
+        ] {
+            let error = Config::parse(text.as_bytes()).unwrap_err();
+            assert_eq!(error.to_string(), line);
+        }
     }
 
     #[test]

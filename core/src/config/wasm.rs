@@ -1,4 +1,4 @@
-//! The wasm filter's configuration: JSON text to a checked [`Config`], or a [`ConfigError`].
+//! The wasm build's configuration: JSON text to a checked [`Config`], or a [`ConfigError`].
 //!
 //! Envoy hands the filter the text inside a `google.protobuf.StringValue`, for example
 //!
@@ -6,15 +6,14 @@
 //! {"admin_cluster": "local_admin", "endpoints": [{"path": "/healthz", "clusters": ["my_service"]}]}
 //! ```
 //!
-//! What both builds configure, the endpoints, is in [`healthz_core::config`].
+//! What both builds configure, the endpoints, is in [`super`].
 
 use std::time::Duration;
 
-use healthz_core::config::{
-    ConfigError, Endpoint, Endpoints, FilterName, Int, check_name, cluster_names, millis, present,
-    read, refuse,
-};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+
+use super::fields::{Build, Int, check_name, millis, present, read};
+use super::{ConfigError, Endpoint, Endpoints, FilterName, cluster_names};
 
 /// A configuration whose every bound has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,15 +53,21 @@ struct RawConfig {
     #[serde(default = "yes")]
     fail_when_draining: bool,
     endpoints: Endpoints,
-    #[serde(default, deserialize_with = "module_only", rename = "grpc_health")]
-    _grpc_health: (),
 }
+
+const BUILD: Build = Build {
+    example: "a google.protobuf.StringValue of JSON with admin_cluster and endpoints (a Struct reaches a wasm filter as binary protobuf)",
+    absent: &[(
+        "grpc_health",
+        "is not for the wasm build: a wasm filter cannot answer a stream message by message; \
+         leave it out, and grpc.health.v1 goes to the route's cluster",
+    )],
+};
 
 impl Config {
     /// Reads and checks the JSON text that Envoy passes.
     pub fn parse(text: &[u8]) -> Result<Self, ConfigError> {
-        let example = "a google.protobuf.StringValue of JSON with admin_cluster and endpoints";
-        let raw: RawConfig = read(text, example)?;
+        let raw: RawConfig = read(text, &BUILD)?;
         raw.check()
     }
 
@@ -106,14 +111,6 @@ impl RawConfig {
     }
 }
 
-fn module_only<'de, D: Deserializer<'de>>(input: D) -> Result<(), D::Error> {
-    refuse(
-        input,
-        "is not for the wasm build: a wasm filter cannot answer a stream message by message; \
-         leave it out, and grpc.health.v1 goes to the route's cluster",
-    )
-}
-
 fn yes() -> bool {
     true
 }
@@ -122,9 +119,8 @@ fn yes() -> bool {
 mod tests {
     use std::fmt;
 
-    use healthz_core::config::{ClusterRule, Degraded, MinHealthy, Require};
-
     use super::*;
+    use crate::config::{ClusterRule, Degraded, MinHealthy, Require};
 
     const SMALLEST: &str = r#"{"admin_cluster": "local_admin", "endpoints": [{"path": "/healthz", "clusters": ["my_service"]}]}"#;
 
@@ -344,7 +340,16 @@ mod tests {
     fn wrong_types_and_unknown_words() {
         refused(Config::parse(b"[]"), "configuration: invalid");
         refused(Config::parse(b"3"), "configuration: invalid type");
-        refused(Config::parse(b"\xff"), "configuration: ");
+        let no_json = "configuration: is not JSON; give a google.protobuf.StringValue of JSON";
+        // `name: x` and a Struct with `admin_cluster: a`, as Envoy writes them.
+        let a_struct = b"\x0a\x14\x0a\x0dadmin_cluster\x12\x03\x1a\x01a";
+        for text in [b"\xff".as_slice(), b"name: x", a_struct, b"\n{\x0a\x03"] {
+            refused(Config::parse(text), no_json);
+        }
+        refused(
+            Config::parse(b"{\"admin_cluster\": }"),
+            "admin_cluster: expected value at line 1 column 19",
+        );
         refused(
             Config::parse(format!("{SMALLEST} x").as_bytes()),
             "configuration: trailing characters",
@@ -489,6 +494,10 @@ mod tests {
             path("/healthz\n"),
             "endpoints[0].path: must not contain '\\n'",
         );
+        refused(
+            path("/é"),
+            "endpoints[0].path: must not contain 'é', got \"/é\"",
+        );
         assert_eq!(path("/").unwrap().endpoints[0].path, "/");
     }
 
@@ -532,6 +541,19 @@ mod tests {
         }
     }
 
+    /// Only fields that this build has are offered, and no place in a text that nobody sees.
+    #[test]
+    fn what_an_unknown_field_could_have_been() {
+        let line = |fields| top(fields).unwrap_err().to_string();
+        let offered = "`name`, `admin_cluster`, `admin_timeout_ms`, `max_stale_ms`, `max_age_ms`, `refresh_interval_ms`, `fail_when_draining`, `endpoints`";
+        let expected = format!("x: unknown field `x`, expected one of {offered}");
+        assert_eq!(line(r#", "x": 1"#), expected);
+        assert_eq!(
+            line(r#", "max_age_ms": true"#),
+            "max_age_ms: invalid type: boolean `true`, expected an integer from 0 to 60000"
+        );
+    }
+
     #[test]
     fn what_only_the_dynamic_module_has() {
         for value in [r#"{"services": {"": "/healthz"}}"#, "{}", "null"] {
@@ -546,7 +568,7 @@ mod tests {
     /// as a schema can say it.
     #[test]
     fn the_schema_agrees() {
-        let schema = include_str!("../envoy/config.schema.json");
+        let schema = include_str!("../../../envoy/config.schema.json");
         let schema = serde_json::from_str(schema).unwrap();
         let schema = jsonschema::validator_for(&schema).unwrap();
         let check = |text: String, good: bool| {
