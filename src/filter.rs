@@ -1,342 +1,232 @@
-//! The wasm filter's logic behind the [`Host`] trait: one worker, one configuration.
+//! The wasm filter's logic behind the [`Envoy`] trait: one worker, one configuration.
 //!
 //! A probe is answered from what is at hand, or it waits and the root is woken to ask the admin: the
 //! call belongs to the root and not to a request whose client may go away. While a probe waits the
 //! root's tick is on, which answers it should a reply or a wake-up never come.
 //!
-//! [`refresh`] asks the admin and takes in the replies, [`records`] is what all workers must agree
-//! on, [`metrics`] counts.
+//! Each answer is made in one place, from a verdict that is recorded there as well.
 
-mod metrics;
-mod records;
-mod refresh;
 #[cfg(test)]
 mod tests;
 
-use std::cell::{Cell, RefCell, RefMut};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use healthz_core::answer::{Age, Request, RequestKind, Response};
-use healthz_core::config::Endpoint;
-use healthz_core::judgement::Health;
-use healthz_core::view::View;
-use log::Level;
-
-use crate::admin::pages::{self, Fault, Report};
-use crate::admin::snapshots::{Knowledge, Probe, Snapshots, Timing};
-use crate::host::Host;
+use healthz_core::answer::{Age, Response};
 use healthz_core::config::wasm::Config;
-use metrics::Metrics;
-use records::TransitionLog;
-use refresh::Refresh;
+use healthz_core::judgement::judge;
+use healthz_core::request::{Form, Probe};
+use healthz_core::view::View;
+
+use crate::admin::pages::{Fault, Report};
+use crate::admin::snapshots::Knowledge;
+use crate::envoy::Envoy;
+use crate::recorder::Recorder;
+use crate::refresh::{Ended, Refresh};
 
 /// One worker's filter of one configuration.
-pub struct Filter<H> {
-    host: H,
+pub struct Filter<E> {
+    envoy: E,
     config: Config,
-    /// The clusters to ask for: sorted, each once.
-    names: Vec<String>,
-    /// What asks the admin for them; `None` if there are none.
-    clusters_path: Option<String>,
-    /// What the keys of this configuration's shared records begin with.
-    key: String,
-    metrics: Metrics,
-    admin: TransitionLog,
-    /// In the configuration's order.
-    endpoints: Vec<TransitionLog>,
-    /// When the root's tick comes next, if it is on.
-    next_tick: Cell<Duration>,
-    /// When this worker was last asked.
-    last_probe: Cell<Option<Duration>>,
-    state: RefCell<State>,
+    refresh: Refresh<Pending>,
+    recorder: Recorder,
+    /// When the root's tick comes next; [`Duration::MAX`] if it is off.
+    next_tick: Duration,
 }
 
-struct State {
-    snapshots: Snapshots<Report, Fault, PendingProbe>,
-    refresh: Option<Refresh>,
-    /// Unknown health flags that this worker has seen.
-    unknown_flags: Vec<String>,
-    /// When the shared snapshot was last looked at.
-    looked: Option<Duration>,
-    /// When the one that was found then was asked for, by the wall clock.
-    found: u64,
-    /// When this worker last shared a snapshot.
-    shared: Option<Duration>,
+/// What a probe wants: the endpoint's place in the configuration, and the form of the answer.
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    index: usize,
+    form: Form,
 }
-
-/// What a probe asked: the endpoint's place in the configuration, and the form of the answer.
-type PendingProbe = (usize, RequestKind);
 
 /// What becomes of a request.
 #[derive(Debug)]
-pub enum Reaction {
+pub enum Action {
     /// It goes on to its route.
     PassOn,
     /// It is answered now.
     Answer(Response),
-    /// It waits; [`Host::answer`] will answer it.
+    /// It waits; a later call returns its answer.
     Wait,
 }
 
-/// Longer than the longest `max_stale_ms` and `max_age_ms`.
-const CLOCK_START: Duration = Duration::from_secs(3600);
+/// Answers to requests that waited, each with the request's id.
+pub type Answers = Vec<(u32, Response)>;
 
-/// How soon the root looks after probes that wait, and counts those that were answered.
-const WATCH_PERIOD: Duration = Duration::from_millis(50);
-
-impl<H: Host> Filter<H> {
+impl<E: Envoy> Filter<E> {
     /// For a configuration and the text that it was read from.
-    pub fn new(config: Config, text: &[u8], host: H) -> Self {
-        let names = config.cluster_names();
-        let mut hash = DefaultHasher::new();
-        text.hash(&mut hash);
-        let key = format!("envoy-healthz/{:x}", hash.finish());
-        let name = config.name.as_str();
-        let paths = || {
-            let endpoints = config.endpoints.iter();
-            endpoints.map(|endpoint| endpoint.path.as_str())
-        };
-        Self {
-            clusters_path: (!names.is_empty()).then(|| pages::clusters_path(&names)),
-            names,
-            metrics: Metrics::new(name, paths()),
-            admin: TransitionLog::of_admin(&key, name),
-            endpoints: paths()
-                .map(|path| TransitionLog::of_endpoint(&key, name, path))
-                .collect(),
-            key,
-            next_tick: Cell::new(Duration::MAX),
-            last_probe: Cell::new(None),
-            state: RefCell::new(State {
-                snapshots: Snapshots::new(Timing {
-                    max_age: config.max_age,
-                    max_stale: config.max_stale,
-                    timeout: config.admin_timeout,
-                }),
-                refresh: None,
-                unknown_flags: Vec::new(),
-                looked: None,
-                found: 0,
-                shared: None,
-            }),
+    pub fn new(config: Config, text: &[u8], envoy: E) -> Self {
+        let now = envoy.now();
+        let mut filter = Self {
+            refresh: Refresh::new(&config, now),
+            recorder: Recorder::new(&config, text),
+            next_tick: Duration::MAX,
             config,
-            host,
-        }
-    }
-
-    /// The configuration is in force.
-    pub fn start(&self) {
-        for log in self.logs() {
-            self.claim(log);
-        }
-        if self.config.refresh_interval.is_some() && self.asks_the_admin() {
-            self.set_tick(Duration::from_millis(1), self.now());
-        }
+            envoy,
+        };
+        filter.schedule(now);
+        filter
     }
 
     /// The configuration is gone: nothing of it may go on, raise an alert or take memory.
-    pub fn stop(&self) {
-        self.metrics.flush(&self.host);
-        self.host.set_tick(None);
-        for log in self.logs() {
-            self.release(log);
-        }
-        self.forget_shared_snapshot();
+    pub fn stop(&mut self) {
+        self.recorder.stop(&self.envoy);
+        self.refresh.stop(&self.envoy, self.envoy.now());
+        self.envoy.set_tick(None);
+    }
+
+    /// Whether a request for this `:path` is answered here.
+    pub fn is_ours(&self, target: &[u8]) -> bool {
+        Probe::of(&self.config.endpoints, target).is_some()
     }
 
     /// A request has come; `header` gives the value of one of its headers, empty if there is none.
-    pub fn request(&self, id: u32, header: &dyn Fn(&'static str) -> Vec<u8>) -> Reaction {
-        let target = header(":path");
-        let (path, query) = split_query(&target);
-        let Some((index, endpoint)) = self.endpoint(path) else {
-            return Reaction::PassOn;
+    pub fn request<'h>(&mut self, id: u32, header: impl Fn(&'static str) -> &'h [u8]) -> Action {
+        let Some(probe) = Probe::of(&self.config.endpoints, header(":path")) else {
+            return Action::PassOn;
         };
-        let kind = request_kind(endpoint, query, header);
-        let now = self.now();
-        self.last_probe.set(Some(now));
-        self.watch(now);
-        let response = if kind == RequestKind::OtherMethod {
-            Some(Response::method_not_allowed())
-        } else if endpoint.needs_nothing() {
-            self.is_first_asked(index);
-            self.note_liveness(index);
-            Some(Response::to(kind, endpoint, &Report::default(), Age::Live))
-        } else {
-            self.probe(id, (index, kind), now)
-        };
-        match response {
-            Some(response) => {
-                self.metrics.count_probe(index, &response);
-                Reaction::Answer(response)
+        let now = self.envoy.now();
+        let index = probe.index;
+        let action = match probe.form(header) {
+            None => {
+                self.recorder.method_not_allowed(index, now);
+                Action::Answer(Response::method_not_allowed())
             }
-            None => Reaction::Wait,
-        }
+            Some(form) if probe.endpoint.needs_nothing() => {
+                Action::Answer(self.answer(Pending { index, form }, None, now))
+            }
+            Some(form) => {
+                let pending = Pending { index, form };
+                match self.refresh.probe(&self.envoy, id, pending, now) {
+                    Some((pending, knowledge)) => {
+                        Action::Answer(self.answer(pending, Some(&knowledge), now))
+                    }
+                    None => Action::Wait,
+                }
+            }
+        };
+        self.schedule(now);
+        action
     }
 
     /// The client of a request that waits has gone away.
-    pub fn cancel(&self, id: u32) {
-        if let Some(mut state) = self.state() {
-            state.snapshots.cancel(id);
-        }
+    pub fn cancel(&mut self, id: u32) {
+        self.refresh.cancel(id);
     }
 
     /// The root was woken.
-    pub fn woken(&self) {
-        self.ask();
+    pub fn woken(&mut self) -> Answers {
+        let now = self.envoy.now();
+        let ended = self.refresh.ask(&self.envoy, now);
+        self.answer_all(ended, now)
+    }
+
+    /// A reply of the admin has come: its status, `None` if it was lost after its headers, and its body in
+    /// chunks.
+    pub fn replied(
+        &mut self,
+        token: u32,
+        status: Option<u32>,
+        body: &mut dyn Iterator<Item = Vec<u8>>,
+    ) -> Answers {
+        let now = self.envoy.now();
+        let ended = self.refresh.replied(&self.envoy, token, status, body, now);
+        self.answer_all(ended, now)
     }
 
     /// The root's tick.
-    pub fn tick(&self) {
-        let now = self.now();
-        self.give_up_lost_call(now);
-        let Some(mut state) = self.state() else {
-            return;
-        };
-        self.adopt(&mut state, now);
-        let overdue = state.snapshots.overdue(now);
-        let waiting = state.snapshots.is_waiting();
-        drop(state);
-        if let Some(overdue) = overdue {
-            self.answer_all(overdue, now);
+    pub fn tick(&mut self) -> Answers {
+        let now = self.envoy.now();
+        let ended = self.refresh.tick(&self.envoy, now);
+        let answers = self.answer_all(ended, now);
+        self.recorder.flush(&self.envoy);
+        // Envoy repeats the tick as it was set last, until it is set again.
+        self.next_tick = Duration::MAX;
+        self.schedule(now);
+        if self.next_tick == Duration::MAX {
+            self.envoy.set_tick(None);
         }
-        if waiting {
-            self.ask();
-        }
-        let due = self.renew_in_background();
-        self.metrics.flush(&self.host);
-        self.schedule(due, now);
+        answers
     }
 
-    /// Answers a probe, or has it wait.
-    fn probe(&self, id: u32, pending: PendingProbe, now: Duration) -> Option<Response> {
-        let Some(mut state) = self.state() else {
-            return Some(Response::plain(Health::Unhealthy));
-        };
-        self.adopt(&mut state, now);
-        let first = self.is_first_asked(pending.0);
-        match state.snapshots.probe(id, pending, now) {
-            Probe::Answer(pending, knowledge) => {
-                drop(state);
-                if first {
-                    self.note_at_hand(pending.0, &knowledge, now);
+    fn answer_all(
+        &mut self,
+        ended: impl IntoIterator<Item = Ended<Pending>>,
+        now: Duration,
+    ) -> Answers {
+        let mut answers = Vec::new();
+        for Ended {
+            completed,
+            refreshed,
+        } in ended
+        {
+            let knowledge = completed.knowledge;
+            if let Some(succeeded) = refreshed {
+                self.recorder.refresh(succeeded, now);
+                if let Knowledge::Fresh(snapshot) = &knowledge {
+                    self.recorder.unknown_flags(&self.envoy, &snapshot.report);
                 }
-                Some(self.response(pending, &knowledge, now))
             }
-            Probe::Wait => None,
-            Probe::Ask => {
-                self.host.wake();
-                None
+            for (id, pending) in completed.waiting {
+                answers.push((id, self.answer(pending, Some(&knowledge), now)));
             }
         }
+        self.schedule(now);
+        answers
     }
 
-    fn response(
-        &self,
-        (index, kind): PendingProbe,
-        knowledge: &Knowledge<Report, Fault>,
+    /// Answers a probe from this knowledge, and records the verdict; `None` is for an endpoint that needs
+    /// none.
+    fn answer(
+        &mut self,
+        Pending { index, form }: Pending,
+        knowledge: Option<&Knowledge<Report, Fault>>,
         now: Duration,
     ) -> Response {
+        let nothing = Report::default();
+        let (view, age): (&dyn View, _) = match knowledge {
+            None => (&nothing, Age::Live),
+            Some(knowledge) => {
+                self.note_admin(knowledge, now);
+                let age = knowledge.age(now);
+                match knowledge {
+                    Knowledge::Fresh(snapshot) => (&*snapshot.report, Age::Fresh(age)),
+                    Knowledge::Stale(snapshot, _) => (&*snapshot.report, Age::Stale(age)),
+                    Knowledge::Nothing(fault) => (&**fault, Age::Live),
+                }
+            }
+        };
         let Some(endpoint) = self.config.endpoints.get(index) else {
-            return Response::plain(Health::Unhealthy);
+            return Response::fault();
         };
-        let age = match knowledge {
-            Knowledge::Fresh(_) => Age::Fresh(knowledge.age(now)),
-            Knowledge::Stale(_) => Age::Stale(knowledge.age(now)),
-            Knowledge::Nothing(_) => Age::Live,
+        let verdict = judge(endpoint, view);
+        self.recorder.answer(&self.envoy, index, &verdict, now);
+        Response::of(&verdict, form, age)
+    }
+
+    /// Records whether an answer rests on a failed refresh. One that the admin is only slow for says
+    /// nothing of that.
+    fn note_admin(&mut self, knowledge: &Knowledge<Report, Fault>, now: Duration) {
+        let (fault, bridged) = match knowledge {
+            Knowledge::Fresh(_) => (None, false),
+            Knowledge::Stale(_, None) => return,
+            Knowledge::Stale(_, Some(fault)) => (Some(&**fault), true),
+            Knowledge::Nothing(fault) => (Some(&**fault), false),
         };
-        Response::to(kind, endpoint, view(knowledge), age)
+        self.recorder.admin(&self.envoy, fault, bridged, now);
     }
 
-    fn endpoint(&self, path: &[u8]) -> Option<(usize, &Endpoint)> {
-        let mut endpoints = self.config.endpoints.iter().enumerate();
-        endpoints.find(|(_, endpoint)| endpoint.path.as_bytes() == path)
-    }
-
-    /// Whether some endpoint needs what the admin knows.
-    fn asks_the_admin(&self) -> bool {
-        let endpoints = &self.config.endpoints;
-        !endpoints.iter().all(Endpoint::needs_nothing)
-    }
-
-    /// Has the tick come soon.
-    fn watch(&self, now: Duration) {
-        if self.next_tick.get() > now + WATCH_PERIOD {
-            self.set_tick(WATCH_PERIOD, now);
-        }
-    }
-
-    /// Has the tick come when it is next needed: for the background refresh, or for those who wait.
-    fn schedule(&self, refresh: Option<Duration>, now: Duration) {
-        let Some(state) = self.state() else {
+    /// Makes the tick come when something is next due, if it would come later.
+    fn schedule(&mut self, now: Duration) {
+        let due = [self.refresh.deadline(now), self.recorder.deadline()];
+        let Some(due) = due.into_iter().flatten().min() else {
             return;
         };
-        let watch = state.snapshots.is_waiting().then_some(WATCH_PERIOD);
-        let overdue = state.snapshots.next_overdue(now);
-        let overdue = overdue.map(|due| due.saturating_sub(now).max(Duration::from_millis(1)));
-        drop(state);
-        match [refresh, watch, overdue].into_iter().flatten().min() {
-            Some(period) => self.set_tick(period, now),
-            None => {
-                self.next_tick.set(Duration::MAX);
-                self.host.set_tick(None);
-            }
+        if due < self.next_tick {
+            let period = due.saturating_sub(now).max(Duration::from_millis(1));
+            self.next_tick = now + period;
+            self.envoy.set_tick(Some(period));
         }
     }
-
-    fn set_tick(&self, period: Duration, now: Duration) {
-        self.next_tick.set(now + period);
-        self.host.set_tick(Some(period));
-    }
-
-    /// A time that never goes back. Another worker's snapshot may be older than this root, and no
-    /// time is below zero: so it begins at more than the oldest one that answers.
-    fn now(&self) -> Duration {
-        self.host.now() + CLOCK_START
-    }
-
-    /// Writes a line of the log, with the filter's name.
-    fn log(&self, level: Level, line: &str) {
-        let name = &self.config.name;
-        self.host
-            .log(level, &format!("envoy-healthz[{name}]: {line}"));
-    }
-
-    /// The state; `None` would mean that a host call came back into this machine, which Envoy's
-    /// never do.
-    fn state(&self) -> Option<RefMut<'_, State>> {
-        self.state.try_borrow_mut().ok()
-    }
-}
-
-fn view(knowledge: &Knowledge<Report, Fault>) -> &dyn View {
-    match knowledge {
-        Knowledge::Fresh(snapshot) | Knowledge::Stale(snapshot) => &*snapshot.report,
-        Knowledge::Nothing(fault) => &**fault,
-    }
-}
-
-fn request_kind(
-    endpoint: &Endpoint,
-    query: &[u8],
-    header: &dyn Fn(&'static str) -> Vec<u8>,
-) -> RequestKind {
-    let (method, content_type) = (header(":method"), header("content-type"));
-    let accept = match endpoint.details {
-        true => header("accept"),
-        false => Vec::new(),
-    };
-    let request = Request {
-        method: &method,
-        query,
-        content_type: &content_type,
-        accept: &accept,
-    };
-    RequestKind::of(&request, endpoint)
-}
-
-fn split_query(target: &[u8]) -> (&[u8], &[u8]) {
-    let mut parts = target.splitn(2, |&byte| byte == b'?');
-    let path = parts.next().unwrap_or_default();
-    (path, parts.next().unwrap_or_default())
 }

@@ -3,26 +3,35 @@
 //! The walk of one probe:
 //!
 //! 1. `wasm` gets the request's headers from Envoy; it alone names proxy-wasm, and decides nothing.
-//! 2. [`filter`] finds the endpoint of that path in the [`Config`](healthz_core::config::wasm::Config). Any other path goes on to
-//!    its route at once. It sees Envoy through the trait in [`host`].
-//! 3. [`admin::snapshots`] has knowledge at hand, or has the probe wait while the admin is asked:
-//!    [`admin::pages`] says what, [`admin::clusters`] reads the reply, [`admin::shared`] is what the
-//!    workers of one Envoy tell each other.
+//!    The rest sees Envoy through the trait in [`envoy`].
+//! 2. [`filter`] finds the endpoint of that path in the [`Config`](healthz_core::config::wasm::Config).
+//!    Any other path goes on to its route at once.
+//! 3. [`refresh`] has knowledge at hand, or makes the probe wait while the admin is asked:
+//!    [`admin::pages`] says what, [`admin::clusters`] reads the reply, [`admin::snapshots`] says when and
+//!    who waits, [`admin::shared`] is what the workers of one Envoy share.
 //! 4. [`healthz_core`] makes a verdict of the endpoint's rule and that knowledge, and an answer of the
 //!    verdict. It knows nothing of the admin: the dynamic module judges and answers by it as well.
+//! 5. [`recorder`] keeps what was answered last, and says what is new: in the log, and by [`metrics`].
 //!
 //! | to change | look at |
 //! |---|---|
 //! | a health flag | `core/src/flags.rs` |
-//! | a configuration field | `core/src/config.rs` for endpoints, `core/src/config/{wasm,module}.rs` for the rest |
-//! | the form of an answer | `core/src/answer.rs` |
+//! | a configuration field | `core/src/config.rs` for endpoints, `core/src/config/wasm.rs` for the rest; `module.rs` beside it for the dynamic module |
+//! | the form of an answer | `core/src/request.rs` for who gets it, `core/src/answer.rs` for what it is |
 //! | a source of counts | the trait in `core/src/view.rs`; the admin's is in `src/admin/pages.rs` |
+//! | what is logged, and when | `core/src/state.rs` |
+//! | a metric | `src/metrics.rs` for counters, `src/recorder.rs` for gauges; `dynamic-module/src/stats.rs` |
 
-pub mod host;
+pub mod envoy;
 
 pub mod filter;
+pub mod refresh;
 
 pub mod admin;
 
+pub mod metrics;
+pub mod recorder;
+
+pub mod pairs;
 #[cfg(target_arch = "wasm32")]
 mod wasm;

@@ -2,17 +2,21 @@
 //!
 //! A worker has one virtual machine. In it a [`Root`] belongs to a configuration, and a [`Stream`] to
 //! an HTTP request. A root is woken through a queue of its own: the SDK drops the reply to a call of a
-//! request that is gone, so only roots call.
+//! request that is gone, so only roots call. Each callback borrows the filter once, and sends the answers
+//! that it returns when that has ended.
 //!
 //! Nothing here panics, so the SDK's `String` getters, which do on a byte that is not UTF-8, are not
-//! used.
+//! used. `unsafe` is needed for the host calls that the SDK lacks; they are at the end.
 
-use std::cell::Cell;
+#![allow(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use healthz_core::answer::Response;
+use healthz_core::answer::{Content, Outcome, Response};
+use healthz_core::config::wasm::Config;
 use healthz_core::judgement::Health;
 use log::{Level, error, log};
 use proxy_wasm::hostcalls;
@@ -21,9 +25,9 @@ use proxy_wasm::types::{
     Action, BufferType, Bytes, ContextType, GrpcStatusCode, LogLevel, MapType, MetricType, Status,
 };
 
-use crate::filter::{Filter, Reaction};
-use crate::host::{CallError, Host, MetricKind, Shared};
-use healthz_core::config::wasm::Config;
+use crate::envoy::{CallError, Envoy, MetricKind, Shared};
+use crate::filter::{self, Answers};
+use crate::pairs;
 
 proxy_wasm::main! {{
     proxy_wasm::set_log_level(LogLevel::Info);
@@ -33,22 +37,27 @@ proxy_wasm::main! {{
 /// How much of a reply is copied into the machine at a time, in bytes.
 const CHUNK: usize = 64 * 1024;
 
+/// As many headers as probers send. For each value that is asked for, Envoy enters the machine once more to
+/// get memory: it is cheaper to be given so many at once.
+const FEW_HEADERS: usize = 16;
+
+/// The filter of a root, and of its requests.
+type Filter = Rc<RefCell<filter::Filter<HostCalls>>>;
+
 struct Root {
     id: u32,
-    filter: Option<Rc<Filter<Envoy>>>,
+    filter: Option<Filter>,
 }
 
 /// One HTTP request.
 struct Stream {
     id: u32,
-    filter: Option<Rc<Filter<Envoy>>>,
+    filter: Option<Filter>,
     waiting: bool,
 }
 
-/// The host of one root.
-struct Envoy {
-    root: u32,
-    started: Instant,
+/// The Envoy of one root.
+struct HostCalls {
     queue: Queue,
 }
 
@@ -67,13 +76,36 @@ thread_local! {
     static METRICS: Cell<Vec<(String, u32)>> = const { Cell::new(Vec::new()) };
 }
 
+impl Root {
+    /// Has the filter do something, and sends the answers that come of it. A filter that is borrowed would
+    /// mean that Envoy called back during a host call, which it does not.
+    fn run(&self, body: impl FnOnce(&mut filter::Filter<HostCalls>) -> Answers) {
+        let Some(Ok(mut filter)) = self.filter.as_ref().map(|filter| filter.try_borrow_mut())
+        else {
+            return;
+        };
+        let answers = body(&mut filter);
+        drop(filter);
+        for (request, response) in &answers {
+            if hostcalls::set_effective_context(*request).is_ok() {
+                send(response);
+            }
+        }
+        // A call that is made after this must be the root's.
+        if !answers.is_empty() {
+            let _ = hostcalls::set_effective_context(self.id);
+        }
+    }
+}
+
 /// By `proxy_on_delete`. There is no `proxy_on_done`: Envoy would call it for each request as well.
 impl Drop for Root {
     fn drop(&mut self) {
         // Envoy 1.40 forgets this context but not its tick, which `stop` turns off.
-        if let Some(filter) = &self.filter {
+        self.run(|filter| {
             filter.stop();
-        }
+            Vec::new()
+        });
     }
 }
 
@@ -81,9 +113,7 @@ impl Context for Root {
     fn on_http_call_response(&mut self, token: u32, headers: usize, body: usize, _: usize) {
         #[cfg(trap)]
         trap_if(call_status(headers) == Some(599));
-        if let Some(filter) = &self.filter {
-            filter.replied(token, call_status(headers), &mut call_body(body));
-        }
+        self.run(|filter| filter.replied(token, call_status(headers), &mut call_body(body)));
     }
 }
 
@@ -98,9 +128,11 @@ impl RootContext for Root {
         };
         match Config::parse(&text) {
             Ok(config) => {
-                let filter = Filter::new(config, &text, Envoy::new(self.id));
-                filter.start();
-                self.filter = Some(Rc::new(filter));
+                let envoy = HostCalls {
+                    queue: Queue::register(),
+                };
+                let filter = filter::Filter::new(config, &text, envoy);
+                self.filter = Some(Rc::new(RefCell::new(filter)));
                 true
             }
             Err(fault) => {
@@ -112,15 +144,11 @@ impl RootContext for Root {
 
     fn on_queue_ready(&mut self, queue: u32) {
         while let Ok(Some(_)) = hostcalls::dequeue_shared_queue(queue) {}
-        if let Some(filter) = &self.filter {
-            filter.woken();
-        }
+        self.run(filter::Filter::woken);
     }
 
     fn on_tick(&mut self) {
-        if let Some(filter) = &self.filter {
-            filter.tick();
-        }
+        self.run(filter::Filter::tick);
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
@@ -136,19 +164,41 @@ impl RootContext for Root {
     }
 }
 
+impl Stream {
+    fn request(&mut self, count: usize) -> filter::Action {
+        let Some(filter) = &self.filter else {
+            return filter::Action::PassOn;
+        };
+        let Ok(mut filter) = filter.try_borrow_mut() else {
+            return filter::Action::Answer(Response::fault());
+        };
+        #[cfg(trap)]
+        trap_if(
+            header_of(MapType::HttpRequestHeaders, ":path")
+                .is_some_and(|path| path.ends_with(b"?trap")),
+        );
+        if count > FEW_HEADERS {
+            // Hardly a probe: its path is enough to let it pass.
+            let path = header_of(MapType::HttpRequestHeaders, ":path");
+            if !path.is_some_and(|path| filter.is_ours(&path)) {
+                return filter::Action::PassOn;
+            }
+        }
+        let headers = request_headers();
+        filter.request(self.id, |name| {
+            pairs::find(&headers, name.as_bytes()).unwrap_or_default()
+        })
+    }
+}
+
 impl Context for Stream {}
 
 impl HttpContext for Stream {
-    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
-        let Some(filter) = &self.filter else {
-            return Action::Continue;
-        };
-        #[cfg(trap)]
-        trap_if(header(":path").ends_with(b"?trap"));
-        match filter.request(self.id, &header) {
-            Reaction::PassOn => return Action::Continue,
-            Reaction::Answer(response) => send(&response),
-            Reaction::Wait => self.waiting = true,
+    fn on_http_request_headers(&mut self, count: usize, _: bool) -> Action {
+        match self.request(count) {
+            filter::Action::PassOn => return Action::Continue,
+            filter::Action::Answer(response) => send(&response),
+            filter::Action::Wait => self.waiting = true,
         }
         Action::Pause
     }
@@ -174,32 +224,16 @@ impl Drop for Stream {
     fn drop(&mut self) {
         if self.waiting
             && let Some(filter) = &self.filter
+            && let Ok(mut filter) = filter.try_borrow_mut()
         {
             filter.cancel(self.id);
         }
     }
 }
 
-impl Envoy {
-    fn new(root: u32) -> Self {
-        Self {
-            root,
-            started: Instant::now(),
-            queue: Queue::register(),
-        }
-    }
-}
-
-impl Host for Envoy {
+impl Envoy for HostCalls {
     fn now(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    fn wall_clock(&self) -> u64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        since.map_or(0, |since| {
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        })
+        monotonic_clock()
     }
 
     fn memory(&self) -> u64 {
@@ -226,15 +260,6 @@ impl Host for Envoy {
 
     fn set_tick(&self, period: Option<Duration>) {
         let _ = hostcalls::set_tick_period(period.unwrap_or(Duration::ZERO));
-    }
-
-    fn answer(&self, request: u32, response: &Response) {
-        if hostcalls::set_effective_context(request).is_ok() {
-            send(response);
-            // A call made after this must be the root's: the reply to one of a request that is gone
-            // is lost.
-            let _ = hostcalls::set_effective_context(self.root);
-        }
     }
 
     fn read_shared(&self, key: &str) -> Option<Shared> {
@@ -274,7 +299,7 @@ impl Host for Envoy {
         let _ = hostcalls::increment_metric(counter, count);
     }
 
-    fn record(&self, gauge: u32, value: u64) {
+    fn set(&self, gauge: u32, value: u64) {
         let _ = hostcalls::record_metric(gauge, value);
     }
 
@@ -308,28 +333,30 @@ impl Drop for Queue {
 
 /// Answers the request at hand.
 fn send(response: &Response) {
-    let _ = match response {
-        Response::Http {
-            status,
-            headers,
-            body,
-        } => hostcalls::send_http_response(*status, headers.to_vec(), Some(body.as_bytes())),
-        Response::Grpc(Health::Healthy) => {
-            hostcalls::send_grpc_response(GrpcStatusCode::Ok, None, vec![])
-        }
-        Response::Grpc(Health::Unhealthy) => {
-            let message = Some("unavailable");
-            hostcalls::send_grpc_response(GrpcStatusCode::Unavailable, message, vec![])
-        }
+    let details = match response.outcome {
+        Outcome::Health(Health::Healthy) => "envoy_healthz_healthy",
+        Outcome::Health(Health::Unhealthy) => "envoy_healthz_unhealthy",
+        Outcome::MethodNotAllowed => "envoy_healthz_method_not_allowed",
+        Outcome::Fault => "envoy_healthz_fault",
     };
+    match &response.content {
+        Content::Http { headers, body } => {
+            let status = response.outcome.status();
+            send_local_response(status, details, headers, body, None);
+        }
+        Content::Grpc => {
+            let (status, message) = match response.outcome {
+                Outcome::Health(Health::Healthy) => (GrpcStatusCode::Ok, ""),
+                _ => (GrpcStatusCode::Unavailable, "unavailable"),
+            };
+            send_local_response(200, details, &[], message, Some(status));
+        }
+    }
 }
 
-/// A request header's value; empty when there is none.
-fn header(name: &'static str) -> Bytes {
-    hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name)
-        .ok()
-        .flatten()
-        .unwrap_or_default()
+/// A header's value; `None` when there is none.
+fn header_of(map: MapType, name: &str) -> Option<Bytes> {
+    hostcalls::get_map_value_bytes(map, name).ok()?
 }
 
 /// The status of the reply at hand; `None` when it was lost, for then Envoy gives no header.
@@ -337,8 +364,8 @@ fn call_status(headers: usize) -> Option<u32> {
     if headers == 0 {
         return None;
     }
-    let value = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status");
-    std::str::from_utf8(&value.ok()??).ok()?.parse().ok()
+    let value = header_of(MapType::HttpCallResponseHeaders, ":status")?;
+    std::str::from_utf8(&value).ok()?.parse().ok()
 }
 
 /// The body of the reply at hand, `size` bytes of it, in chunks.
@@ -360,4 +387,72 @@ fn trap_if(wanted: bool) {
     if wanted {
         core::arch::wasm32::unreachable()
     }
+}
+
+#[link(wasm_import_module = "env")]
+unsafe extern "C" {
+    fn proxy_get_header_map_pairs(map: u32, start: *mut *mut u8, size: *mut usize) -> u32;
+
+    #[allow(clippy::too_many_arguments)]
+    fn proxy_send_local_response(
+        status: u32,
+        details: *const u8,
+        details_size: usize,
+        body: *const u8,
+        body_size: usize,
+        headers: *const u8,
+        headers_size: usize,
+        grpc_status: i32,
+    ) -> u32;
+}
+
+#[link(wasm_import_module = "wasi_snapshot_preview1")]
+unsafe extern "C" {
+    fn clock_time_get(clock: u32, precision: u64, nanoseconds: *mut u64) -> u16;
+}
+
+/// All headers of the request at hand, as [`pairs`] reads them. The SDK's function for it panics on a byte that
+/// is not UTF-8.
+fn request_headers() -> Vec<u8> {
+    let (mut start, mut size) = (std::ptr::null_mut(), 0);
+    // SAFETY: Envoy writes both. Its memory comes from the SDK's `proxy_on_memory_allocate`: a boxed slice of
+    // this size, which nobody else owns.
+    unsafe {
+        match proxy_get_header_map_pairs(0, &raw mut start, &raw mut size) {
+            0 if !start.is_null() => Vec::from_raw_parts(start, size, size),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Answers the request at hand; access logs show `details`, for which the SDK has no argument.
+fn send_local_response(
+    status: u32,
+    details: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+    grpc: Option<GrpcStatusCode>,
+) {
+    let headers = pairs::write(headers);
+    // SAFETY: Envoy reads these texts during the call and keeps none of them.
+    unsafe {
+        proxy_send_local_response(
+            status,
+            details.as_ptr(),
+            details.len(),
+            body.as_ptr(),
+            body.len(),
+            headers.as_ptr(),
+            headers.len(),
+            grpc.map_or(-1, |status| status as i32),
+        );
+    }
+}
+
+/// WASI's CLOCK_MONOTONIC, which counts from the machine's start; std's `Instant` does not give its base.
+fn monotonic_clock() -> Duration {
+    let mut nanoseconds = 0;
+    // SAFETY: Envoy writes one number.
+    let _ = unsafe { clock_time_get(1, 1, &raw mut nanoseconds) };
+    Duration::from_nanos(nanoseconds)
 }

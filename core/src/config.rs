@@ -118,7 +118,7 @@ struct RawClusterRule {
 }
 
 impl Endpoint {
-    /// Whether the endpoint is healthy whatever is known: a liveness endpoint that does not mind
+    /// Whether the endpoint is healthy whatever is known: a liveness endpoint that does not respects
     /// draining.
     pub fn needs_nothing(&self) -> bool {
         self.clusters.is_empty() && !self.fail_when_draining

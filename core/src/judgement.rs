@@ -1,12 +1,13 @@
 //! An endpoint's rule and a [`View`], to a [`Verdict`]. What is unknown is unhealthy.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::config::{ClusterRule, Degraded, Endpoint, MinHealthy, Require};
 use crate::flags::Standing;
 use crate::view::{ClusterView, Counts, Host, Override, View};
 
-/// What a probe is told.
+/// What a probe asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
     /// Send traffic.
@@ -15,14 +16,14 @@ pub enum Health {
     Unhealthy,
 }
 
-/// An endpoint's health and all that led to it.
+/// An endpoint's health, and what it was judged by: causes are made when somebody asks for them.
+#[derive(Clone, Copy)]
 pub struct Verdict<'a> {
+    /// The endpoint that was judged.
+    pub endpoint: &'a Endpoint,
     /// The answer.
     pub health: Health,
-    /// What makes the endpoint unhealthy whatever its clusters are like.
-    pub overridden: Option<Override<'a>>,
-    /// One entry a cluster, in the configuration's order; none without knowledge.
-    pub checks: Vec<Check<'a>>,
+    view: &'a dyn View,
 }
 
 /// One cluster of an endpoint.
@@ -46,31 +47,17 @@ pub struct Check<'a> {
 /// At most this many hosts are named in one line.
 const HOSTS_NAMED: usize = 5;
 
-/// Judges an endpoint: its health alone. Nothing is allocated.
-pub fn health(endpoint: &Endpoint, view: &dyn View) -> Health {
-    if overridden(endpoint, view).is_some() {
-        return Health::Unhealthy;
-    }
-    let rules = endpoint.clusters.iter();
-    combine(endpoint, rules.map(|rule| Check::new(rule, view).health))
-}
-
-/// Judges an endpoint, with all that led to the verdict.
+/// Judges an endpoint. Nothing is allocated.
 pub fn judge<'a>(endpoint: &'a Endpoint, view: &'a dyn View) -> Verdict<'a> {
-    let overridden = overridden(endpoint, view);
-    let rules = match overridden {
-        Some(Override::NoKnowledge(_)) => &[][..],
-        _ => &endpoint.clusters,
-    };
-    let checks: Vec<_> = rules.iter().map(|rule| Check::new(rule, view)).collect();
-    let health = match overridden {
+    let rules = endpoint.clusters.iter();
+    let health = match overridden(endpoint, view) {
         Some(_) => Health::Unhealthy,
-        None => combine(endpoint, checks.iter().map(|check| check.health)),
+        None => combine(endpoint, rules.map(|rule| Check::new(rule, view).health)),
     };
     Verdict {
+        endpoint,
         health,
-        overridden,
-        checks,
+        view,
     }
 }
 
@@ -95,28 +82,47 @@ fn combine(endpoint: &Endpoint, mut clusters: impl Iterator<Item = Health>) -> H
     Health::from(healthy)
 }
 
-impl Verdict<'_> {
-    /// What is said of a transition to this verdict: `/healthz is unhealthy: CAUSE`. One line.
-    pub fn line(&self, path: &str) -> String {
-        match self.health {
-            Health::Healthy => format!("{path} is healthy"),
-            Health::Unhealthy => format!("{path} is unhealthy: {}", self.cause()),
-        }
+impl<'a> Verdict<'a> {
+    /// What makes the endpoint unhealthy whatever its clusters are like.
+    pub fn overridden(&self) -> Option<Override<'a>> {
+        overridden(self.endpoint, self.view)
+    }
+
+    /// One entry a cluster, in the configuration's order; none without knowledge.
+    pub fn checks(&self) -> impl Iterator<Item = Check<'a>> {
+        let rules = match self.overridden() {
+            Some(Override::NoKnowledge(_)) => &[][..],
+            _ => &self.endpoint.clusters,
+        };
+        let view = self.view;
+        rules.iter().map(move |rule| Check::new(rule, view))
     }
 
     /// Why the endpoint is unhealthy, on one line; empty when nothing is wrong.
     pub fn cause(&self) -> String {
-        let failed = self
-            .checks
-            .iter()
-            .filter(|check| check.health == Health::Unhealthy);
-        let causes: Vec<String> = self
-            .overridden
-            .iter()
-            .map(Override::to_string)
-            .chain(failed.map(Check::to_string))
-            .collect();
+        let overridden = self.overridden().map(|why| why.to_string());
+        let failed = self.failed().map(|check| check.to_string());
+        let causes: Vec<_> = overridden.into_iter().chain(failed).collect();
         causes.join("; ")
+    }
+
+    /// A number for the kind of cause: which fault, not ready, or which clusters fail. Hosts, flags, counts
+    /// and ages do not change it.
+    pub fn cause_kind(&self) -> u64 {
+        let mut kind = DefaultHasher::new();
+        match self.overridden() {
+            Some(Override::NoKnowledge(why)) => why.to_string().hash(&mut kind),
+            Some(Override::NotReady(_)) => 1.hash(&mut kind),
+            None => self
+                .failed()
+                .for_each(|check| check.rule.name.hash(&mut kind)),
+        }
+        kind.finish()
+    }
+
+    fn failed(&self) -> impl Iterator<Item = Check<'a>> {
+        self.checks()
+            .filter(|check| check.health == Health::Unhealthy)
     }
 }
 
@@ -265,10 +271,9 @@ mod tests {
         let endpoint = endpoint(&format!(r#"[{{"name": "c"{rule}}}]"#), "");
         let view = known(&[("c", hosts)]);
         let verdict = judge(&endpoint, &view);
-        let check = &verdict.checks[0];
+        let check = verdict.checks().next().unwrap();
         let found = (verdict.health, check.usable, check.required);
         assert_eq!(found, (expected, usable, required), "{rule} {hosts:?}");
-        assert_eq!(health(&endpoint, &view), expected, "{rule} {hosts:?}");
     }
 
     #[test]
@@ -372,7 +377,6 @@ mod tests {
                 expected,
                 "{require} {a} {b}"
             );
-            assert_eq!(health(&endpoint, &view), expected, "{require} {a} {b}");
         }
     }
 
@@ -404,7 +408,38 @@ mod tests {
             let endpoint = endpoint(clusters, more);
             let row = format!("{clusters} {more} {draining} {fault:?}");
             assert_eq!(judge(&endpoint, &view).health, expected, "{row}");
-            assert_eq!(health(&endpoint, &view), expected, "{row}");
+        }
+    }
+
+    /// Rows: what is known, and whether its cause is of the same kind as the row's above.
+    #[test]
+    fn kinds_of_causes() {
+        let endpoint = endpoint(r#"["a", "b"]"#, "");
+        let draining = |state| {
+            let mut view = known(&[("a", &[UP]), ("b", &[UP])]);
+            (view.draining, view.fault) = (true, state);
+            view
+        };
+        let mut last = None;
+        for (row, (view, same)) in [
+            (known(&[("a", &[DOWN]), ("b", &[UP])]), false),
+            (
+                known(&[("a", &["/failed_eds_health", DOWN]), ("b", &[UP])]),
+                true,
+            ),
+            (known(&[("b", &[UP])]), true),
+            (known(&[("a", &[UP]), ("b", &[DOWN])]), false),
+            (known(&[("a", &[DOWN]), ("b", &[DOWN])]), false),
+            (draining(None), false),
+            (draining(Some("admin: a")), false),
+            (draining(Some("admin: b")), false),
+        ]
+        .iter()
+        .enumerate()
+        {
+            let kind = Some(judge(&endpoint, view).cause_kind());
+            assert_eq!(kind == last, *same, "row {row}");
+            last = kind;
         }
     }
 
@@ -413,15 +448,11 @@ mod tests {
         let endpoint = endpoint(r#"["a", "b", "c"]"#, "");
         let mut all_up = known(&[("a", &[UP]), ("b", &[UP]), ("c", &[UP])]);
         assert_eq!(judge(&endpoint, &all_up).cause(), "");
-        assert_eq!(judge(&endpoint, &all_up).line("/x"), "/x is healthy");
         all_up.draining = true;
         let cause = "envoy: not ready, /ready says 503 DRAINING";
         assert_eq!(judge(&endpoint, &all_up).cause(), cause);
         all_up.fault = Some("admin: no");
-        assert_eq!(
-            judge(&endpoint, &all_up).line("/x"),
-            "/x is unhealthy: admin: no"
-        );
+        assert_eq!(judge(&endpoint, &all_up).cause(), "admin: no");
 
         let bad = known(&[("a", &[DOWN, UP]), ("b", &[])]);
         let cause = "b 0/0 healthy: the cluster has no host (its name does not resolve, or it is an aggregate: list its members); \

@@ -1,21 +1,14 @@
-//! What the workers of one Envoy tell each other through proxy-wasm's shared data, as text.
+//! What the workers of one Envoy share of the admin through proxy-wasm's shared data, as text.
 //!
 //! | record | for example | meaning |
 //! |---|---|---|
-//! | transition | `u 1795312345678 2` | `/healthz` became unhealthy, by what was asked for then; the second transition in quick succession |
-//! | lease | `1795312345778` | lease held until then: some worker renews the snapshot |
-//! | snapshot | `1795312345678 +`, and lines as the admin's | the latest snapshot, when it was asked for, and `/ready` |
-//! | unknown flags | a flag a line | unknown health flags that have been logged |
-//! | owner | `envoy-healthz/7f…` | the configuration that an endpoint's gauge was last set by |
+//! | lease | `81795312` | lease held until then, in milliseconds: some worker renews the snapshot |
+//! | snapshot | `81795312345 +`, and lines as the admin's | the latest snapshot, when the admin was asked for it, in microseconds, and `/ready` |
 //!
-//! Times are milliseconds since 1970 by the wall clock, the only one that all workers share. It can
-//! be set: a time that lies further ahead than it could is void, so that a step of the clock costs a
-//! refresh and never holds anything up.
+//! Times count from the machine's start, by a clock that all workers share.
 
 use std::fmt::Write;
-
-use healthz_core::judgement::Health;
-use healthz_core::transition::Record;
+use std::time::Duration;
 
 use crate::admin::clusters::Parser;
 use crate::admin::pages::{Ready, Report};
@@ -27,28 +20,6 @@ pub enum Lease {
     Free(String),
     /// Somebody does; the next time comes in so many milliseconds.
     Taken(u64),
-}
-
-/// Writes an endpoint's last transition, and how many in quick succession it ends.
-pub fn write_transition(record: Record, quick: u32) -> String {
-    let letter = match record.health {
-        Health::Healthy => 'h',
-        Health::Unhealthy => 'u',
-    };
-    format!("{letter} {} {quick}", record.asked)
-}
-
-/// Reads an endpoint's last transition, and how many in quick succession it ends.
-pub fn read_transition(text: &[u8]) -> Option<(Record, u32)> {
-    let mut fields = std::str::from_utf8(text).ok()?.split(' ');
-    let health = match fields.next()? {
-        "h" => Health::Healthy,
-        "u" => Health::Unhealthy,
-        _ => return None,
-    };
-    let asked = fields.next()?.parse().unwrap_or(0);
-    let quick = fields.next().and_then(|quick| quick.parse().ok());
-    Some((Record { health, asked }, quick.unwrap_or(0)))
 }
 
 /// Whether the snapshot is due, if it is to be renewed every `interval` milliseconds.
@@ -64,8 +35,9 @@ pub fn lease(record: Option<&[u8]>, now: u64, interval: u64) -> Lease {
     }
 }
 
-/// Writes a snapshot that was `asked` for at this time.
-pub fn write_snapshot(report: &Report, asked: u64) -> String {
+/// Writes a snapshot that the admin was `asked` for at this time.
+pub fn write_snapshot(report: &Report, asked: Duration) -> String {
+    let asked = asked.as_micros();
     let ready = match &report.ready {
         Ready::NotAsked => "-",
         Ready::Yes => "+",
@@ -91,8 +63,8 @@ pub fn write_snapshot(report: &Report, asked: u64) -> String {
     text
 }
 
-/// Reads a snapshot of these clusters, and when it was asked for.
-pub fn read_snapshot(text: &[u8], names: &[String]) -> Option<(u64, Report)> {
+/// Reads a snapshot of these clusters, and when the admin was asked for it.
+pub fn read_snapshot(text: &[u8], names: &[String]) -> Option<(Duration, Report)> {
     let end = text.iter().position(|&byte| byte == b'\n')?;
     let (head, lines) = text.split_at(end);
     let (asked, ready) = std::str::from_utf8(head).ok()?.split_once(' ')?;
@@ -106,7 +78,7 @@ pub fn read_snapshot(text: &[u8], names: &[String]) -> Option<(u64, Report)> {
             state => Ready::No(state.to_owned()),
         },
     };
-    Some((asked.parse().ok()?, report))
+    Some((Duration::from_micros(asked.parse().ok()?), report))
 }
 
 #[cfg(test)]
@@ -115,21 +87,6 @@ mod tests {
 
     use super::*;
     use crate::admin::clusters::Cluster;
-
-    #[test]
-    fn transitions() {
-        for health in [Health::Healthy, Health::Unhealthy] {
-            let record = Record { health, asked: 100 };
-            let text = write_transition(record, 3);
-            assert_eq!(read_transition(text.as_bytes()), Some((record, 3)));
-        }
-        let health = Health::Unhealthy;
-        let old = Some((Record { health, asked: 0 }, 0));
-        assert_eq!(read_transition(b"u x"), old);
-        for none in [b"".as_slice(), b"u", b"x 1", b"\xff 1"] {
-            assert_eq!(read_transition(none), None);
-        }
-    }
 
     #[test]
     fn leases() {
@@ -142,7 +99,7 @@ mod tests {
             (Some("990"), 1000, free("1090")),
             (Some("900"), 1000, free("1100")),
             (Some("1"), 1000, free("1100")),
-            // The clock was set back.
+            // Of another configuration, whose interval is longer.
             (Some("1101"), 1000, free("1100")),
         ] {
             let record = record.map(str::as_bytes);
@@ -173,7 +130,7 @@ mod tests {
             names in proptest::collection::btree_set("[a-z:]{1,6}", 1..4),
             flags in proptest::collection::vec("healthy|/failed_active_hc|/new|/pending_active_hc/active_hc_timeout|", 0..5),
             ready in prop_oneof![Just(Ready::NotAsked), Just(Ready::Yes), Just(Ready::No("503 DRAINING".to_owned()))],
-            asked in any::<u64>(),
+            asked in any::<u64>().prop_map(Duration::from_micros),
         ) {
             let names: Vec<String> = names.into_iter().collect();
             let mut parser = Parser::new(&names);

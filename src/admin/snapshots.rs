@@ -46,9 +46,6 @@ pub struct Snapshots<T, F, W> {
     timing: Timing,
     /// The last good one.
     good: Option<Snapshot<T>>,
-    /// Another worker's, for when the admin is silent: its age is by the wall clock, so it answers
-    /// nobody who could ask.
-    spare: Option<Snapshot<T>>,
     /// The last call, if it failed.
     failure: Option<Failure<F>>,
     /// When what was answered wrongly was asked: nothing older is trusted.
@@ -72,8 +69,8 @@ pub struct Snapshot<T> {
 pub enum Knowledge<T, F> {
     /// A snapshot that is young enough, or that came just now.
     Fresh(Snapshot<T>),
-    /// The last good snapshot, because the admin is silent or slow.
-    Stale(Snapshot<T>),
+    /// The last good snapshot, because the admin is silent or slow; why, if a refresh has failed since.
+    Stale(Snapshot<T>, Option<Rc<F>>),
     /// Nothing is known; why.
     Nothing(Rc<F>),
 }
@@ -135,7 +132,7 @@ impl<T, F> Knowledge<T, F> {
     /// How old it is; zero if nothing is known.
     pub fn age(&self, now: Duration) -> Duration {
         match self {
-            Self::Fresh(snapshot) | Self::Stale(snapshot) => now.saturating_sub(snapshot.asked),
+            Self::Fresh(snapshot) | Self::Stale(snapshot, _) => now.saturating_sub(snapshot.asked),
             Self::Nothing(_) => Duration::ZERO,
         }
     }
@@ -147,7 +144,6 @@ impl<T, F, W> Snapshots<T, F, W> {
         Self {
             timing,
             good: None,
-            spare: None,
             failure: None,
             distrusted: None,
             call: Call::None,
@@ -214,7 +210,7 @@ impl<T, F, W> Snapshots<T, F, W> {
                 self.fallback(now).unwrap_or(Knowledge::Nothing(fault))
             }
             (Outcome::Wrong(fault), _) => {
-                (self.good, self.spare) = (None, None);
+                self.good = None;
                 self.distrusted = Some(asked);
                 Knowledge::Nothing(self.fail(asked, fault))
             }
@@ -224,18 +220,18 @@ impl<T, F, W> Snapshots<T, F, W> {
         Some(Completed { knowledge, waiting })
     }
 
-    /// Takes over a snapshot that another worker has made, if it is younger than our own.
+    /// Takes over a snapshot that another worker has made, if it is younger than our own, and than the last
+    /// wrong reply.
     pub fn adopt(&mut self, asked: Duration, report: T) {
-        if self.trusts(&self.good, asked) {
+        let younger = self.good.as_ref().is_none_or(|own| own.asked < asked);
+        if younger && self.distrusted.is_none_or(|wrong| wrong < asked) {
             self.good = Some(Snapshot::new(asked, report));
         }
     }
 
-    /// Keeps a snapshot that another worker has made, for when the admin is silent.
-    pub fn keep_spare(&mut self, asked: Duration, report: T) {
-        if self.trusts(&self.spare, asked) {
-            self.spare = Some(Snapshot::new(asked, report));
-        }
+    /// Lets the next probe ask, although the last call has just failed.
+    pub fn forget_failure(&mut self) {
+        self.failure = None;
     }
 
     /// Whether our own snapshot is this old, or there is none.
@@ -301,24 +297,19 @@ impl<T, F, W> Snapshots<T, F, W> {
         now.saturating_sub(asked) < self.timing.max_age
     }
 
-    /// Whether another worker's snapshot is younger than this one, and than the last wrong reply.
-    fn trusts(&self, own: &Option<Snapshot<T>>, asked: Duration) -> bool {
-        own.as_ref().is_none_or(|own| own.asked < asked)
-            && self.distrusted.is_none_or(|wrong| wrong < asked)
-    }
-
-    /// The youngest good snapshot, if it may answer while the admin is silent.
+    /// The last good snapshot, if it may answer while the admin is silent.
     fn fallback(&self, now: Duration) -> Option<Knowledge<T, F>> {
-        let both = self.good.iter().chain(&self.spare);
-        let youngest = both.max_by_key(|snapshot| snapshot.asked)?.clone();
-        let age = now.saturating_sub(youngest.asked);
-        if age >= self.timing.max_stale {
-            None
-        } else if self.is_young(youngest.asked, now) {
-            Some(Knowledge::Fresh(youngest))
-        } else {
-            Some(Knowledge::Stale(youngest))
+        let good = self.good.as_ref()?;
+        if now.saturating_sub(good.asked) >= self.timing.max_stale {
+            return None;
         }
+        if self.is_young(good.asked, now) {
+            return Some(Knowledge::Fresh(good.clone()));
+        }
+        let failure = self.failure.as_ref();
+        let failure = failure.filter(|failure| failure.asked >= good.asked);
+        let fault = failure.map(|failure| Rc::clone(&failure.fault));
+        Some(Knowledge::Stale(good.clone(), fault))
     }
 
     fn fail(&mut self, asked: Duration, fault: F) -> Rc<F> {
@@ -378,8 +369,8 @@ mod tests {
         Reply(End),
         /// The call will never end.
         Lose,
-        /// Another worker shares a snapshot of this age, to adopt or to keep.
-        Share(u64, bool),
+        /// Another worker shares a snapshot of this age.
+        Share(u64),
         /// Time passes, in steps of at most a tick.
         Pass(u64),
     }
@@ -402,7 +393,7 @@ mod tests {
             3 => Just(Event::Wake),
             3 => end().prop_map(Event::Reply),
             1 => Just(Event::Lose),
-            1 => (0..3000_u64, any::<bool>()).prop_map(|(age, adopt)| Event::Share(age, adopt)),
+            1 => (0..3000_u64).prop_map(Event::Share),
             3 => prop_oneof![0..20_u64, 0..400_u64, Just(86_400_000)].prop_map(Event::Pass),
         ]
     }
@@ -468,14 +459,9 @@ mod tests {
                 Event::Reply(end) if !self.lost => self.reply(end),
                 Event::Reply(_) => {}
                 Event::Lose => self.lost = self.call.is_some(),
-                Event::Share(age, adopt) => {
+                Event::Share(age) => {
                     let asked = self.now.saturating_sub(age);
-                    let time = Duration::from_millis(asked);
-                    if adopt {
-                        self.snapshots.adopt(time, asked);
-                    } else {
-                        self.snapshots.keep_spare(time, asked);
-                    }
+                    self.snapshots.adopt(Duration::from_millis(asked), asked);
                 }
                 Event::Pass(time) if time > 1000 && !self.waiting.is_empty() => {}
                 Event::Pass(time) if time <= 1000 => self.pass(time),
@@ -518,7 +504,7 @@ mod tests {
         fn check_age(&self, knowledge: &Knowledge<u64, ()>, just_asked: Option<u64>) {
             let (asked, limit) = match knowledge {
                 Knowledge::Fresh(snapshot) => (*snapshot.report, self.max_age),
-                Knowledge::Stale(snapshot) => (*snapshot.report, self.max_stale),
+                Knowledge::Stale(snapshot, _) => (*snapshot.report, self.max_stale),
                 Knowledge::Nothing(_) => return,
             };
             let age = self.now - asked;
@@ -671,7 +657,7 @@ mod tests {
         /// `Err` if it waits.
         fn at_hand(&mut self) -> Result<Option<u64>, ()> {
             match self.snapshots.at_hand(self.time()).ok_or(())? {
-                Knowledge::Fresh(snapshot) | Knowledge::Stale(snapshot) => {
+                Knowledge::Fresh(snapshot) | Knowledge::Stale(snapshot, _) => {
                     Ok(Some(*snapshot.report))
                 }
                 Knowledge::Nothing(_) => Ok(None),
@@ -693,14 +679,15 @@ mod tests {
         let mut world = World::new(MAX_AGE, MAX_STALE);
         world.now = 100;
         world.ask(End::Good);
-        world.happen(Event::Share(50, true));
+        world.happen(Event::Share(50));
         assert_eq!(world.at_hand(), Ok(Some(100)));
         world.now = 200;
-        world.happen(Event::Share(50, true));
+        world.happen(Event::Share(50));
         assert_eq!(world.at_hand(), Ok(Some(150)));
-        // A spare one answers nobody who could ask.
+        // Another worker's answers as one's own does.
+        world.now = 399;
+        assert_eq!(world.at_hand(), Ok(Some(150)));
         world.now = 400;
-        world.happen(Event::Share(0, false));
         assert_eq!(world.at_hand(), Err(()));
     }
 
@@ -744,15 +731,34 @@ mod tests {
 
     #[test]
     fn nothing_older_than_a_wrong_reply_is_trusted() {
-        for adopt in [false, true] {
-            let mut world = World::new(MAX_AGE, MAX_STALE);
-            world.now = 500;
-            world.ask(End::Wrong);
-            world.happen(Event::Share(1, adopt));
-            assert!(!world.snapshots.has_fallback(world.time()));
-            world.now = 600;
-            world.happen(Event::Share(1, adopt));
-            assert!(world.snapshots.has_fallback(world.time()));
-        }
+        let mut world = World::new(MAX_AGE, MAX_STALE);
+        world.now = 500;
+        world.ask(End::Wrong);
+        world.happen(Event::Share(1));
+        assert!(!world.snapshots.has_fallback(world.time()));
+        world.now = 600;
+        world.happen(Event::Share(1));
+        assert!(world.snapshots.has_fallback(world.time()));
+    }
+
+    /// A stale answer rests on a failed refresh only if one has failed since: a slow one has not.
+    #[test]
+    fn why_an_answer_is_stale() {
+        let mut world = World::new(MAX_AGE, MAX_STALE);
+        world.ask(End::Good);
+        let why = |world: &World| match world.snapshots.fallback(world.time()) {
+            Some(Knowledge::Stale(_, fault)) => Some(fault.is_some()),
+            _ => None,
+        };
+        assert_eq!(why(&world), None);
+        world.now = 300;
+        world.wake();
+        assert_eq!(why(&world), Some(false));
+        world.reply(End::Silence);
+        assert_eq!(why(&world), Some(true));
+        // Another worker had a good reply meanwhile.
+        world.now = 1000;
+        world.happen(Event::Share(690));
+        assert_eq!(why(&world), Some(false));
     }
 }

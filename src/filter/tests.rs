@@ -1,22 +1,20 @@
-//! The filter natively, with a host whose clock, shared data, queue and replies these tests move.
+//! The filter natively, with an Envoy whose clock, shared data, queue and replies these tests move.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use healthz_core::answer::Response;
+use healthz_core::config::wasm::Config;
 use log::Level;
 
-use super::{Filter, Reaction};
-use crate::host::{CallError, Host, MetricKind, Shared};
-use healthz_core::config::wasm::Config;
+use super::{Action, Answers, Filter};
+use crate::envoy::{CallError, Envoy, MetricKind, Shared, millis};
 
 /// One Envoy: what all its workers share.
 #[derive(Default)]
 struct Process {
     now: Cell<Duration>,
-    wall_clock: Cell<u64>,
     /// Values and their numbers.
     shared: RefCell<BTreeMap<String, (String, u32)>>,
     /// What another worker writes in the middle of the next replacement of a record.
@@ -41,13 +39,11 @@ impl Process {
     fn new() -> Rc<Self> {
         let process = Self::default();
         process.now.set(Duration::from_secs(100));
-        process.wall_clock.set(1_800_000_000_000);
         Rc::new(process)
     }
 
     fn pass(&self, millis: u64) {
         self.now.set(self.now.get() + Duration::from_millis(millis));
-        self.wall_clock.set(self.wall_clock.get() + millis);
     }
 
     fn logged(&self, text: &str) -> usize {
@@ -75,12 +71,9 @@ impl Process {
     }
 }
 
-impl Host for Rc<Worker> {
+impl Envoy for Rc<Worker> {
     fn now(&self) -> Duration {
         self.process.now.get()
-    }
-    fn wall_clock(&self) -> u64 {
-        self.process.wall_clock.get()
     }
     fn memory(&self) -> u64 {
         65536
@@ -101,9 +94,6 @@ impl Host for Rc<Worker> {
     fn set_tick(&self, period: Option<Duration>) {
         self.tick
             .set(period.map(|period| (self.now() + period, period)));
-    }
-    fn answer(&self, request: u32, response: &Response) {
-        self.answers.borrow_mut().push((request, response.code()));
     }
     fn read_shared(&self, key: &str) -> Option<Shared> {
         let shared = self.process.shared.borrow();
@@ -143,7 +133,7 @@ impl Host for Rc<Worker> {
     fn add(&self, counter: u32, count: i64) {
         self.process.metrics.borrow_mut()[counter as usize].1 += count;
     }
-    fn record(&self, gauge: u32, value: u64) {
+    fn set(&self, gauge: u32, value: u64) {
         self.process.metrics.borrow_mut()[gauge as usize].1 = i64::try_from(value).unwrap();
     }
     fn log(&self, level: Level, line: &str) {
@@ -156,25 +146,25 @@ impl Host for Rc<Worker> {
 struct World {
     process: Rc<Process>,
     worker: Rc<Worker>,
-    filter: Filter<Rc<Worker>>,
+    filter: RefCell<Filter<Rc<Worker>>>,
     next_id: Cell<u32>,
 }
 
 const UP: &str = "c::127.0.0.1:9000::health_flags::healthy\n";
 const DOWN: &str = "c::127.0.0.1:9000::health_flags::/failed_active_hc\n";
 
-/// A worker of this Envoy, with these fields in the configuration. `/healthz` asks one page.
+/// A worker of this Envoy, with these fields in the configuration. `/livez` needs nothing.
 fn worker(process: &Rc<Process>, fields: &str) -> World {
     let text = format!(
-        r#"{{"admin_cluster": "admin", "fail_when_draining": false{fields},
-            "endpoints": [{{"path": "/healthz", "clusters": ["c"]}}, {{"path": "/livez", "clusters": []}}]}}"#
+        r#"{{"admin_cluster": "admin"{fields},
+            "endpoints": [{{"path": "/healthz", "clusters": ["c"]}}, {{"path": "/livez", "clusters": [], "fail_when_draining": false}}]}}"#
     );
     worker_with(process, &text)
 }
 
 /// The same with two endpoints of the one cluster.
 fn worker_of_two(process: &Rc<Process>) -> World {
-    let text = r#"{"admin_cluster": "admin", "fail_when_draining": false,
+    let text = r#"{"admin_cluster": "admin",
         "endpoints": [{"path": "/healthz", "clusters": ["c"]}, {"path": "/unasked", "clusters": ["c"]}]}"#;
     worker_with(process, text)
 }
@@ -191,11 +181,10 @@ fn worker_with(process: &Rc<Process>, text: &str) -> World {
     });
     let config = Config::parse(text.as_bytes()).unwrap();
     let filter = Filter::new(config, text.as_bytes(), Rc::clone(&worker));
-    filter.start();
     World {
         process: Rc::clone(process),
         worker,
-        filter,
+        filter: RefCell::new(filter),
         next_id: Cell::new(1),
     }
 }
@@ -205,28 +194,54 @@ impl World {
     fn probe(&self, path: &str) -> Option<u32> {
         let id = self.next_id.replace(self.next_id.get() + 1);
         let header = |name: &'static str| match name {
-            ":path" => path.as_bytes().to_vec(),
-            ":method" => b"GET".to_vec(),
-            _ => Vec::new(),
+            ":path" => path.as_bytes(),
+            ":method" => b"GET",
+            _ => b"",
         };
-        match self.filter.request(id, &header) {
-            Reaction::Answer(response) => Some(response.code()),
-            Reaction::Wait => None,
-            Reaction::PassOn => panic!("{path} is passed on"),
+        let action = self.filter.borrow_mut().request(id, header);
+        match action {
+            Action::Answer(response) => Some(response.outcome.status()),
+            Action::Wait => None,
+            Action::PassOn => panic!("{path} is passed on"),
         }
     }
 
-    /// The oldest call under way ends.
+    /// The refresh under way ends: `/clusters` so, and `/ready` with LIVE.
     fn reply(&self, status: Option<u32>, body: &str) {
+        self.reply_to_one(status, body);
+        self.reply_to_one(Some(200), "LIVE\n");
+    }
+
+    /// The oldest call under way ends.
+    fn reply_to_one(&self, status: Option<u32>, body: &str) {
         let (token, _) = self.worker.calls.borrow_mut().pop_front().expect("a call");
         let mut body = [body.as_bytes().to_vec()].into_iter();
-        self.filter.replied(token, status, &mut body);
+        let mut filter = self.filter.borrow_mut();
+        self.answer(filter.replied(token, status, &mut body));
+    }
+
+    fn woken(&self) {
+        self.answer(self.filter.borrow_mut().woken());
+    }
+
+    fn tick(&self) {
+        self.answer(self.filter.borrow_mut().tick());
+    }
+
+    fn stop(&self) {
+        self.filter.borrow_mut().stop();
+    }
+
+    fn answer(&self, answers: Answers) {
+        let answers = answers.into_iter();
+        let answers = answers.map(|(id, response)| (id, response.outcome.status()));
+        self.worker.answers.borrow_mut().extend(answers);
     }
 
     /// A probe that waits, and the admin's reply to its refresh; the answer's status.
     fn probe_and_reply(&self, status: Option<u32>, body: &str) -> u32 {
         assert_eq!(self.probe("/healthz"), None);
-        self.filter.woken();
+        self.woken();
         self.reply(status, body);
         self.last_answer()
     }
@@ -245,7 +260,7 @@ impl World {
             let late = due.saturating_sub(self.process.now.get());
             self.process.pass(u64::try_from(late.as_millis()).unwrap());
             self.worker.tick.set(Some((due + period, period)));
-            self.filter.tick();
+            self.tick();
         }
         let rest = end - self.process.now.get();
         self.process.pass(u64::try_from(rest.as_millis()).unwrap());
@@ -259,10 +274,10 @@ fn one_call_answers_all_who_wait() {
         assert_eq!(world.probe("/healthz"), None);
     }
     assert_eq!(world.worker.wakes.get(), 1);
-    world.filter.woken();
-    world.filter.woken();
-    assert_eq!(world.worker.calls.borrow().len(), 1);
-    world.filter.cancel(3);
+    world.woken();
+    world.woken();
+    assert_eq!(world.worker.calls.borrow().len(), 2);
+    world.filter.borrow_mut().cancel(3);
     world.reply(Some(200), UP);
     let answers: Vec<_> = world.worker.answers.borrow().clone();
     assert_eq!(answers, [(1, 200), (2, 200), (4, 200), (5, 200)]);
@@ -276,7 +291,7 @@ fn a_lost_wake_up_is_made_good_by_the_tick() {
     let world = worker(&Process::new(), "");
     assert_eq!(world.probe("/healthz"), None);
     world.pass(60);
-    assert_eq!(world.worker.calls.borrow().len(), 1);
+    assert_eq!(world.worker.calls.borrow().len(), 2);
     world.reply(Some(200), UP);
     assert_eq!(world.last_answer(), 200);
 }
@@ -285,7 +300,7 @@ fn a_lost_wake_up_is_made_good_by_the_tick() {
 fn a_lost_reply_is_an_answer_in_bounded_time_and_a_line_of_the_log() {
     let world = worker(&Process::new(), "");
     assert_eq!(world.probe("/healthz"), None);
-    world.filter.woken();
+    world.woken();
     world.pass(1000);
     assert_eq!(*world.worker.answers.borrow(), []);
     world.pass(200);
@@ -315,7 +330,7 @@ fn a_call_that_cannot_be_sent() {
         let world = worker(&Process::new(), "");
         world.worker.refuses_calls.set(Some(error));
         assert_eq!(world.probe("/healthz"), None);
-        world.filter.woken();
+        world.woken();
         assert_eq!(world.last_answer(), 503);
         assert_eq!(world.process.logged(cause), 2, "{cause}");
     }
@@ -324,21 +339,26 @@ fn a_call_that_cannot_be_sent() {
 #[test]
 fn silence_answers_from_the_last_good_snapshot_within_100_ms() {
     let world = worker(&Process::new(), "");
+    let admin_up = || world.process.metric("admin_up.filter.default");
     assert_eq!(world.probe_and_reply(Some(200), UP), 200);
     world.pass(1000);
     // The admin hangs.
     assert_eq!(world.probe("/healthz"), None);
-    world.filter.woken();
+    world.woken();
     world.pass(99);
     assert_eq!(world.worker.answers.borrow().len(), 1);
     world.pass(1);
     assert_eq!(*world.worker.answers.borrow(), [(1, 200), (2, 200)]);
-    // Envoy ends the call: 504.
+    // It may only be slow: nothing has failed yet.
+    assert_eq!(admin_up(), Some(1));
+    // Envoy ends the call: 504. The next answer rests on that.
     world.pass(900);
     world.reply(Some(504), "upstream request timeout");
+    assert_eq!(world.process.logged("admin unavailable"), 0);
+    assert_eq!(world.probe_and_reply(Some(504), ""), 200);
     assert_eq!(world.process.logged("admin unavailable"), 1);
     assert_eq!(world.process.logged("until it is 5000 ms old"), 1);
-    assert_eq!(world.process.metric("admin_up.filter.default"), Some(0));
+    assert_eq!(admin_up(), Some(0));
     assert_eq!(world.process.logged("/healthz is unhealthy"), 0);
     // Too old.
     world.pass(3000);
@@ -346,12 +366,8 @@ fn silence_answers_from_the_last_good_snapshot_within_100_ms() {
     assert_eq!(world.process.logged("/healthz is unhealthy: admin: "), 1);
     world.pass(1000);
     assert_eq!(world.probe_and_reply(Some(200), UP), 200);
-    assert_eq!(
-        world
-            .process
-            .logged("INFO envoy-healthz[default]: admin available again"),
-        1
-    );
+    let again = "INFO envoy-healthz[default]: admin available again";
+    assert_eq!((world.process.logged(again), admin_up()), (1, Some(1)));
     assert_eq!(world.process.logged("/healthz is healthy"), 2);
 }
 
@@ -370,16 +386,18 @@ fn a_wrong_reply_is_a_503_at_once() {
 }
 
 #[test]
-fn another_workers_snapshot_answers_when_the_admin_is_silent() {
+fn another_workers_snapshot_is_as_good_as_ones_own() {
     let process = Process::new();
     let (one, two) = (worker(&process, ""), worker(&process, ""));
     assert_eq!(one.probe_and_reply(Some(200), UP), 200);
     process.pass(10);
-    // It answers nobody who could ask,
+    assert_eq!(two.probe("/healthz"), Some(200));
+    // Older than max_age: the probe asks,
+    process.pass(300);
     assert_eq!(two.probe("/healthz"), None);
     two.pass(99);
     assert_eq!(*two.worker.answers.borrow(), []);
-    // and nobody is left waiting for longer.
+    // and is not left waiting for longer.
     two.pass(1);
     assert_eq!(two.last_answer(), 200);
     // Never from one that is too old.
@@ -390,35 +408,38 @@ fn another_workers_snapshot_answers_when_the_admin_is_silent() {
     assert_eq!(late.last_answer(), 503);
 }
 
+/// An update keeps the bridge if it asks for the same clusters, and begins anew if it does not.
 #[test]
-fn a_root_younger_than_the_shared_snapshot_takes_it_all_the_same() {
-    for fields in ["", r#", "refresh_interval_ms": 250"#] {
+fn what_a_snapshot_is_of_decides_who_shares_it() {
+    let endpoint = |path, cluster| format!(r#"{{"path": "{path}", "clusters": ["{cluster}"]}}"#);
+    let text = |name: &str, endpoints: &[String]| {
+        let endpoints = endpoints.join(", ");
+        format!(r#"{{"admin_cluster": "admin", "name": "{name}", "endpoints": [{endpoints}]}}"#)
+    };
+    let old = text("a", &[endpoint("/healthz", "c")]);
+    for (new, expected) in [
+        (
+            text("a", &[endpoint("/healthz", "c"), endpoint("/more", "c")]),
+            200,
+        ),
+        (text("other", &[endpoint("/healthz", "c")]), 200),
+        (
+            text("a", &[endpoint("/healthz", "c"), endpoint("/more", "d")]),
+            503,
+        ),
+        (text("a", &[endpoint("/healthz", "d")]), 503),
+    ] {
         let process = Process::new();
-        let first = worker(&process, fields);
-        assert_eq!(first.probe_and_reply(Some(200), UP), 200);
-        // Another worker's root is made 400 ms later: its clock begins there.
-        process.pass(400);
-        process.now.set(Duration::ZERO);
-        let second = worker(&process, fields);
-        assert_eq!(second.probe("/healthz"), None);
-        second.pass(100);
-        assert_eq!(*second.worker.answers.borrow(), [(1, 200)], "{fields}");
-    }
-}
-
-#[test]
-fn an_old_shared_snapshot_does_not_become_young_when_the_clock_is_set_back() {
-    for fields in ["", r#", "refresh_interval_ms": 100"#] {
-        let process = Process::new();
-        let (one, two) = (worker(&process, fields), worker(&process, fields));
-        assert_eq!(one.probe_and_reply(Some(200), UP), 200);
-        assert_eq!(two.probe("/healthz").is_none(), fields.is_empty());
-        process.pass(6000);
-        process.wall_clock.set(process.wall_clock.get() - 6000);
-        two.worker.refuses_calls.set(Some(CallError::NotSent));
-        assert_eq!(two.probe("/healthz"), None);
-        two.filter.woken();
-        assert_eq!(two.last_answer(), 503, "{fields}");
+        let before = worker_with(&process, &old);
+        assert_eq!(before.probe_and_reply(Some(200), UP), 200);
+        before.stop();
+        process.pass(1000);
+        // The update comes, and the admin is silent.
+        let after = worker_with(&process, &new);
+        after.worker.refuses_calls.set(Some(CallError::NotSent));
+        assert_eq!(after.probe("/healthz"), None, "{new}");
+        after.woken();
+        assert_eq!(after.last_answer(), expected, "{new}");
     }
 }
 
@@ -428,30 +449,25 @@ fn two_workers_hold_one_lease() {
     let fields = r#", "refresh_interval_ms": 100"#;
     let (one, two) = (worker(&process, fields), worker(&process, fields));
     // The other worker's write comes between this one's read and write.
-    let theirs = (process.wall_clock.get() + 100).to_string();
+    let theirs = (millis(process.now.get()) + 100).to_string();
     process.race.replace(Some(("/lease".to_owned(), theirs)));
-    one.filter.tick();
+    one.tick();
     assert_eq!(one.worker.calls.borrow().len(), 0);
     for _ in 0..100 {
         process.pass(10);
         for world in [&one, &two] {
-            world.filter.tick();
+            world.tick();
             while !world.worker.calls.borrow().is_empty() {
                 world.reply(Some(200), UP);
             }
         }
     }
     process.pass(50);
-    one.filter.tick();
-    two.filter.tick();
+    one.tick();
+    two.tick();
     let refreshes = process.metric("refreshes.filter.default.result.succeeded");
     let refreshes = refreshes.unwrap();
     assert!((9..=11).contains(&refreshes), "{refreshes}");
-    // A clock that is set back holds nothing up.
-    process.wall_clock.set(process.wall_clock.get() - 3_600_000);
-    process.pass(1);
-    one.filter.tick();
-    assert_eq!(one.worker.calls.borrow().len(), 1);
 }
 
 #[test]
@@ -459,37 +475,147 @@ fn a_transition_is_logged_once_for_all_workers() {
     let process = Process::new();
     let (one, two) = (worker(&process, ""), worker(&process, ""));
     // Both are the first: the other's record comes between this one's read and write.
-    let theirs = format!("h {}", process.wall_clock.get());
+    let theirs = format!("h {} 0 0 1", millis(process.now.get()));
     process.race.replace(Some(("/healthz".to_owned(), theirs)));
     assert_eq!(one.probe_and_reply(Some(200), UP), 200);
-    assert_eq!(two.probe_and_reply(Some(200), UP), 200);
+    assert_eq!(two.probe("/healthz"), Some(200));
     assert_eq!(process.logged("/healthz is healthy"), 0, "the other's");
-    process.pass(300);
+    process.pass(1000);
     for world in [&one, &two] {
         assert_eq!(world.probe_and_reply(Some(200), DOWN), 503);
     }
     assert_eq!(process.logged("/healthz is unhealthy: c 0/1"), 1);
-    // A verdict from older knowledge does not undo it.
-    process.pass(300);
-    assert_eq!(one.probe("/healthz"), None);
-    one.filter.woken();
-    process.pass(10);
-    assert_eq!(two.probe_and_reply(Some(200), DOWN), 503);
-    let before = process.log.borrow().len();
-    process.pass(1000);
+    let transitions = || {
+        process.pass(50);
+        two.tick();
+        one.tick();
+        process.metric("transitions.filter.default.path./healthz")
+    };
+    assert_eq!(transitions(), Some(1));
+    // A change within a second of the last one waits for an answer after that.
+    process.pass(250);
     assert_eq!(two.probe_and_reply(Some(200), UP), 200);
-    one.reply(Some(200), DOWN);
-    assert_eq!(one.last_answer(), 503);
-    let new = process.log.borrow()[before..].to_vec();
-    assert_eq!(new, ["INFO envoy-healthz[default]: /healthz is healthy"]);
+    assert_eq!(
+        (process.logged("/healthz is healthy"), transitions()),
+        (0, Some(1))
+    );
+    process.pass(700);
+    assert_eq!(two.probe_and_reply(Some(200), UP), 200);
+    assert_eq!(
+        (process.logged("/healthz is healthy"), transitions()),
+        (1, Some(2))
+    );
+}
+
+/// Rows of what is done, and of the gauge and the log's last word after it.
+#[test]
+fn gauge_and_log_follow_what_was_answered_last() {
+    let process = Process::new();
+    let said = |health: i64| {
+        let log = process.log.borrow();
+        let word = ["is unhealthy", "is healthy"][health as usize];
+        let last = log.iter().rev().find(|line| line.contains("/healthz is"));
+        let gauge = process.metric("healthy.filter.default.path./healthz");
+        gauge == Some(health) && last.is_some_and(|line| line.contains(word))
+    };
+    let ask = |world: &World, page| {
+        process.pass(1001);
+        world.probe_and_reply(Some(200), page)
+    };
+    let other =
+        r#"{"admin_cluster": "admin", "endpoints": [{"path": "/healthz", "clusters": ["typo"]}]}"#;
+    let a = worker(&process, "");
+    assert_eq!(ask(&a, UP), 200);
+    assert!(said(1));
+    // A replacement with a typo, and back: Envoy keeps A's root as long as its listener drains.
+    let b = worker_with(&process, other);
+    assert_eq!(ask(&b, UP), 503);
+    assert!(said(0));
+    assert_eq!(ask(&a, UP), 200);
+    assert!(said(1));
+    // An outage then, while B has not gone yet.
+    assert_eq!(ask(&a, DOWN), 503);
+    assert!(said(0));
+    assert_eq!(ask(&a, UP), 200);
+    // B goes: the last word was not its own.
+    b.stop();
+    assert!(said(1));
+    // One that is loaded and asked by nobody says nothing.
+    let c = worker_with(&process, other);
+    c.pass(5000);
+    assert!(said(1));
+    assert_eq!(ask(&c, UP), 503);
+    c.stop();
+    assert_eq!(
+        process.metric("healthy.filter.default.path./healthz"),
+        Some(1)
+    );
+    // The end of another configuration is healed by the next answer, here of what it said as well.
+    assert_eq!(ask(&a, DOWN), 503);
+    assert!(said(0));
+}
+
+#[test]
+fn a_new_cause_is_logged_while_it_stays_unhealthy() {
+    let process = Process::new();
+    let world = worker(&process, "");
+    let ask = |millis, status, page| {
+        world.pass(millis);
+        world.probe_and_reply(Some(status), page)
+    };
+    let causes = || process.logged("/healthz is still unhealthy: ");
+    assert_eq!(ask(1001, 200, DOWN), 503);
+    // Another flag, and another host: the same cluster fails.
+    let other = "c::127.0.0.2:9000::health_flags::/failed_eds_health\n";
+    assert_eq!(ask(1001, 200, other), 503);
+    assert_eq!(causes(), 0);
+    assert_eq!(ask(1001, 403, ""), 503);
+    assert_eq!(causes(), 1);
+    // Ten seconds for the next one.
+    for _ in 0..8 {
+        assert_eq!(ask(1100, 404, ""), 503);
+    }
+    assert_eq!(causes(), 1);
+    assert_eq!(ask(2000, 404, ""), 503);
+    assert_eq!(causes(), 2);
+    assert_eq!(process.logged("/healthz is unhealthy"), 1);
+}
+
+/// A start asks while Envoy is not live yet: that is no fault of anybody's.
+#[test]
+fn a_start_says_nothing_of_itself() {
+    let process = Process::new();
+    let world = worker(&process, r#", "refresh_interval_ms": 250"#);
+    let failed = || process.metric("refreshes.filter.default.result.failed");
+    for _ in 0..3 {
+        world.pass(260);
+        world.reply_to_one(Some(200), "");
+        world.reply_to_one(Some(503), "PRE_INITIALIZING\n");
+    }
+    assert_eq!((process.log.borrow().len(), failed()), (0, None));
+    // The listener opens: the first probe asks, and its answer is the truth.
+    assert_eq!(world.probe("/healthz"), None);
+    world.woken();
+    world.reply(Some(200), DOWN);
+    assert_eq!(world.last_answer(), 503);
+    assert_eq!(process.logged("/healthz is unhealthy: c 0/1 healthy"), 1);
+    assert_eq!(process.logged("admin"), 0);
+    // Later it is another process's, of a hot restart: a fault that is bridged.
+    world.pass(260);
+    world.reply_to_one(Some(200), DOWN);
+    world.reply_to_one(Some(503), "INITIALIZING\n");
+    world.pass(60);
+    assert_eq!(failed(), Some(1));
 }
 
 #[test]
 fn an_unknown_flag_is_logged_once_for_all_workers() {
     let process = Process::new();
     let page = "c::127.0.0.1:9000::health_flags::/brand_new\n";
-    for _ in 0..8 {
-        let world = worker(&process, "");
+    // Of whichever configuration.
+    for name in ["a", "b", "a", "c"] {
+        let world = worker(&process, &format!(r#", "name": "{name}""#));
+        process.pass(300);
         assert_eq!(world.probe_and_reply(Some(200), page), 503);
     }
     assert_eq!(process.logged("unknown health flag \"brand_new\""), 1);
@@ -517,25 +643,21 @@ fn a_liveness_endpoint_asks_nothing() {
 }
 
 #[test]
-fn an_endpoint_that_nobody_asks_has_no_gauge() {
+fn an_endpoint_that_nobody_asks_says_nothing() {
     let process = Process::new();
     let (one, two) = (worker_of_two(&process), worker_of_two(&process));
     let gauge = |path: &str| process.metric(&format!("healthy.filter.default.path.{path}"));
-    let ask = |world: &World| {
-        process.pass(1100);
-        assert_eq!(world.probe_and_reply(Some(200), DOWN), 503);
-    };
-    ask(&one);
+    assert_eq!(one.probe_and_reply(Some(200), DOWN), 503);
     assert_eq!((gauge("/healthz"), gauge("/unasked")), (Some(0), None));
-    assert_eq!(process.logged("/unasked is unhealthy"), 1);
+    assert_eq!(process.logged("/unasked"), 0);
     // A snapshot is at hand when it is asked.
     assert_eq!(one.probe("/unasked"), Some(503));
     assert_eq!(gauge("/unasked"), Some(0));
-    // From then on each worker sets it.
+    // What other endpoints are asked for does not change it.
     process.pass(1100);
     assert_eq!(two.probe_and_reply(Some(200), UP), 200);
-    assert_eq!(gauge("/unasked"), Some(1));
-    assert_eq!(process.logged("/unasked is "), 2);
+    assert_eq!((gauge("/healthz"), gauge("/unasked")), (Some(1), Some(0)));
+    assert_eq!(process.logged("/unasked is "), 1);
 }
 
 #[test]
@@ -545,57 +667,52 @@ fn a_configuration_that_is_gone_leaves_nothing_behind() {
     assert_eq!(old.probe_and_reply(Some(200), DOWN), 503);
     let gauge = || process.metric("healthy.filter.default.path./healthz");
     assert_eq!(gauge(), Some(0));
-    assert!(
-        process
-            .record("/snapshot")
-            .is_some_and(|text| text.contains("failed_active_hc"))
-    );
-    // A newer configuration has the endpoint: its gauge is not the old one's any more.
+    let snapshot = || process.record("/snapshot").unwrap();
+    assert!(snapshot().contains("failed_active_hc"));
+    // A newer configuration has repeated the answer: its end is no longer this one's.
     let new = worker(&process, r#", "max_age_ms": 1"#);
-    old.filter.stop();
-    assert_eq!(gauge(), Some(0));
-    assert_eq!(process.record("/snapshot").as_deref(), Some(""));
-    assert_eq!(old.worker.tick.get(), None);
-    // Removed: no alert.
+    process.pass(1001);
     assert_eq!(new.probe_and_reply(Some(200), DOWN), 503);
-    new.filter.stop();
-    assert_eq!(gauge(), Some(1));
+    old.stop();
+    assert_eq!(gauge(), Some(0));
+    assert_eq!(old.worker.tick.get(), None);
+    // The snapshot is of the same clusters: the newer one needs it.
+    assert!(snapshot().contains("failed_active_hc"));
+    // Removed: no alert.
+    process.pass(5000);
+    new.stop();
+    assert_eq!((gauge(), snapshot().as_str()), (Some(1), ""));
+    assert_eq!(process.record("/healthz").as_deref(), Some(""));
 }
 
-/// Envoy keeps a replaced listener until it has drained, ten minutes by default.
+/// Envoy keeps a replaced listener until it has drained, ten minutes by default: two configurations that ask
+/// for the same hold one lease, and either goes on alone.
 #[test]
-fn a_configuration_that_was_replaced_goes_quiet_while_it_drains() {
+fn a_configuration_and_its_replacement_hold_one_lease() {
     let process = Process::new();
-    let gauge = || process.metric("healthy.filter.default.path./healthz");
-    let refreshes = |world: &World, page: &str| {
+    let interval = r#", "refresh_interval_ms": 100"#;
+    let old = worker(&process, interval);
+    let new = worker(&process, &format!(r#"{interval}, "name": "new""#));
+    let refreshes = |worlds: &[&World]| {
         let mut count = 0;
-        for _ in 0..10 {
-            process.pass(110);
-            world.filter.tick();
-            while !world.worker.calls.borrow().is_empty() {
-                world.reply(Some(200), page);
-                count += 1;
+        for _ in 0..20 {
+            process.pass(55);
+            for world in worlds {
+                world.tick();
+                while !world.worker.calls.borrow().is_empty() {
+                    world.reply(Some(200), UP);
+                    count += 1;
+                }
             }
         }
         count
     };
-    let old = worker(&process, r#", "refresh_interval_ms": 100"#);
-    refreshes(&old, DOWN);
-    assert_eq!(old.probe("/healthz"), Some(503));
-    assert_eq!(gauge(), Some(0));
-    let new = worker(&process, r#", "refresh_interval_ms": 101"#);
-    assert!(refreshes(&new, UP) >= 9);
-    assert_eq!(gauge(), Some(1));
-    assert!(refreshes(&old, DOWN) >= 9, "it is still asked");
+    let both = refreshes(&[&old, &new]);
+    assert!((9..=12).contains(&both), "{both}");
+    // Nobody asks for a minute; then it is rolled back, and the old one is all there is.
     process.pass(60_000);
-    assert_eq!(refreshes(&old, DOWN), 0);
-    // A connection of before still asks it.
-    assert_eq!(old.probe_and_reply(Some(200), DOWN), 503);
-    assert_eq!(gauge(), Some(1), "the newer configuration's");
-    // The newer one was refused: the old one goes on.
-    new.filter.stop();
-    assert!(refreshes(&old, DOWN) >= 9);
-    assert_eq!(gauge(), Some(0));
+    new.stop();
+    assert!(refreshes(&[&old]) >= 9);
 }
 
 #[test]
@@ -604,13 +721,14 @@ fn an_admin_that_comes_and_goes_floods_no_log() {
     let (one, two) = (worker(&process, ""), worker(&process, ""));
     two.worker.refuses_calls.set(Some(CallError::NotSent));
     for _ in 0..20 {
-        process.pass(250);
+        process.pass(300);
         assert_eq!(one.probe_and_reply(Some(200), UP), 200);
+        process.pass(300);
         assert_eq!(two.probe("/healthz"), None);
-        two.filter.woken();
+        two.woken();
         assert_eq!(two.last_answer(), 200);
     }
-    // Twenty outages in five seconds.
+    // Twenty outages in twelve seconds.
     let lines = process.logged("admin ");
     assert!((2..=12).contains(&lines), "{:?}", process.log.borrow());
 }
@@ -622,12 +740,12 @@ fn a_refresh_ends_when_both_calls_have() {
     let text = r#"{"admin_cluster": "admin", "max_age_ms": 0, "endpoints": [{"path": "/healthz", "clusters": ["c"]}]}"#;
     let world = worker_with(&process, text);
     assert_eq!(world.probe("/healthz"), None);
-    world.filter.woken();
-    world.reply(Some(403), "");
+    world.woken();
+    world.reply_to_one(Some(403), "");
     world.pass(100);
     assert_eq!(world.worker.calls.borrow().len(), 1);
     assert_eq!(*world.worker.answers.borrow(), []);
-    world.reply(Some(200), "LIVE\n");
+    world.reply_to_one(Some(200), "LIVE\n");
     assert_eq!(world.last_answer(), 503);
     assert_eq!(process.logged("/clusters answered 403: allow_paths"), 2);
 }

@@ -76,11 +76,9 @@ impl Config {
         cluster_names(&self.endpoints)
     }
 
-    /// Whether some endpoint minds that Envoy is draining.
-    pub fn asks_ready(&self) -> bool {
-        self.endpoints
-            .iter()
-            .any(|endpoint| endpoint.fail_when_draining)
+    /// Whether some endpoint needs what the admin knows.
+    pub fn asks_the_admin(&self) -> bool {
+        !self.endpoints.iter().all(Endpoint::needs_nothing)
     }
 }
 
@@ -242,7 +240,6 @@ mod tests {
                 config.endpoints[0].fail_when_draining, expected,
                 "{top} {own}"
             );
-            assert_eq!(config.asks_ready(), expected, "{top} {own}");
         }
         assert_eq!(
             endpoint(r#", "require": "any""#).unwrap().require,
@@ -499,6 +496,20 @@ mod tests {
             "endpoints[0].path: must not contain 'é', got \"/é\"",
         );
         assert_eq!(path("/").unwrap().endpoints[0].path, "/");
+    }
+
+    #[test]
+    fn who_needs_the_admin() {
+        for (endpoint, expected) in [
+            (r#""clusters": ["c"], "fail_when_draining": false"#, true),
+            (r#""clusters": []"#, true),
+            (r#""clusters": [], "fail_when_draining": false"#, false),
+        ] {
+            let text =
+                format!(r#"{{"admin_cluster": "a", "endpoints": [{{"path": "/", {endpoint}}}]}}"#);
+            let config = Config::parse(text.as_bytes()).unwrap();
+            assert_eq!(config.asks_the_admin(), expected, "{endpoint}");
+        }
     }
 
     #[test]

@@ -1,34 +1,27 @@
-//! What the filter needs of the program it runs in. [`crate::wasm`] gives it Envoy; the tests give it
-//! a host whose clock, shared data and replies they move.
+//! What the filter asks of the Envoy it runs in. `wasm` makes the real host calls; the tests have an Envoy of
+//! their own, whose clock, shared data and replies they move.
 
 use std::time::Duration;
 
-use healthz_core::answer::Response;
 use log::Level;
 
-/// The host of one root: one worker's filter of one configuration.
-pub trait Host {
-    /// A time that never goes back, since some start.
+/// The Envoy of one root: one worker's filter of one configuration.
+pub trait Envoy {
+    /// The time since this machine started. It never goes back, and all workers of a process share it.
     fn now(&self) -> Duration;
 
-    /// Milliseconds since 1970. It can be set.
-    fn wall_clock(&self) -> u64;
-
-    /// The memory that this worker's machine has, in bytes.
+    /// The memory that this worker's virtual machine has, in bytes.
     fn memory(&self) -> u64;
 
     /// Sends `GET path` to a cluster; the reply comes with this token, also when there is none in
     /// time.
     fn call(&self, cluster: &str, path: &str, timeout: Duration) -> Result<u32, CallError>;
 
-    /// Has this root be woken soon, outside of any request.
+    /// Calls this root back soon, outside of any request.
     fn wake(&self);
 
-    /// Has the tick come every `period` from now on, or no more.
+    /// Makes the tick come every `period` from now on, or no more.
     fn set_tick(&self, period: Option<Duration>);
-
-    /// Answers a request that waits.
-    fn answer(&self, request: u32, response: &Response);
 
     /// Reads a record that all workers share; `None` if that cannot be done.
     fn read_shared(&self, key: &str) -> Option<Shared>;
@@ -46,7 +39,7 @@ pub trait Host {
     fn add(&self, counter: u32, count: i64);
 
     /// Sets a gauge.
-    fn record(&self, gauge: u32, value: u64);
+    fn set(&self, gauge: u32, value: u64);
 
     /// Writes a line of the log.
     fn log(&self, level: Level, line: &str);
@@ -77,4 +70,9 @@ pub enum MetricKind {
     Counter,
     /// It is set.
     Gauge,
+}
+
+/// A time in whole milliseconds, as shared records hold it.
+pub fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

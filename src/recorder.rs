@@ -1,0 +1,334 @@
+//! What is said of answers: lines of the log, counters and gauges, once for all workers.
+//!
+//! Each endpoint, and the admin, has a [`State`] in the data that all workers share:
+//!
+//! | record | for example | |
+//! |---|---|---|
+//! | `envoy-healthz/state/default//healthz` | `u 81234567 9f3 81230000 7b1` | unhealthy since then; the cause that was logged; when a new cause was logged; the configuration that answered last |
+//! | `envoy-healthz/unknown-flags` | a flag a line | unknown health flags that have been logged |
+//!
+//! Times are milliseconds since the machine started.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use healthz_core::answer::Outcome;
+use healthz_core::config::FilterName;
+use healthz_core::config::wasm::Config;
+use healthz_core::judgement::{Health, Verdict};
+use healthz_core::state::{self, Answered, News, State, Update};
+use log::Level;
+
+use crate::admin::pages::{Fault, Report};
+use crate::envoy::{Envoy, MetricKind, millis};
+use crate::metrics::{Metrics, label};
+
+/// How often a worker that finds nothing new looks whether another one has.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+
+/// How often a record is tried to be written against other workers that write it too.
+const TRIES: usize = 8;
+
+/// How many unknown flags are logged, once each.
+const UNKNOWN_FLAGS_LOGGED: usize = 16;
+
+/// What this worker says of one configuration's answers.
+pub struct Recorder {
+    name: FilterName,
+    /// The configuration's number in records.
+    by: u64,
+    max_stale: Duration,
+    metrics: Metrics,
+    admin: Slot,
+    /// In the configuration's order.
+    endpoints: Vec<Slot>,
+    /// Unknown health flags that this worker has seen.
+    unknown_flags: Vec<String>,
+}
+
+/// Something that has a state: an endpoint, or the admin.
+struct Slot {
+    /// Of its record.
+    key: String,
+    /// 1 healthy, 0 not.
+    gauge: String,
+    /// What this worker found recorded last, and when.
+    seen: Option<(Health, Duration)>,
+}
+
+impl Recorder {
+    /// For a configuration and the text that it was read from.
+    pub fn new(config: &Config, text: &[u8]) -> Self {
+        let mut by = DefaultHasher::new();
+        text.hash(&mut by);
+        let name = config.name.as_str();
+        let paths = || {
+            config
+                .endpoints
+                .iter()
+                .map(|endpoint| endpoint.path.as_str())
+        };
+        let endpoint = |path| {
+            let gauge = format!("healthy.filter.{name}.path.{}", label(path));
+            Slot::new(name, path, gauge)
+        };
+        Self {
+            name: config.name.clone(),
+            by: by.finish(),
+            max_stale: config.max_stale,
+            metrics: Metrics::new(name, paths()),
+            // A path would begin with a slash.
+            admin: Slot::new(name, "admin", format!("admin_up.filter.{name}")),
+            endpoints: paths().map(endpoint).collect(),
+            unknown_flags: Vec::new(),
+        }
+    }
+
+    /// Records an answer to a probe of an endpoint, and logs what is new in it.
+    pub fn answer(
+        &mut self,
+        envoy: &impl Envoy,
+        index: usize,
+        verdict: &Verdict<'_>,
+        now: Duration,
+    ) {
+        let outcome = Outcome::Health(verdict.health);
+        self.metrics.probe(index, outcome, now);
+        let by = self.by;
+        let Some(slot) = self.endpoints.get_mut(index) else {
+            return;
+        };
+        let answered = || verdict.answered(by);
+        if let Some(news) = slot.record(envoy, verdict.health, answered, now) {
+            if news != News::Cause {
+                self.metrics.transition(index, now);
+            }
+            let level = match verdict.health {
+                Health::Healthy => Level::Info,
+                Health::Unhealthy => Level::Warn,
+            };
+            self.log(envoy, level, &verdict.line(news));
+        }
+    }
+
+    /// Counts the answer to a method that is not answered otherwise.
+    pub fn method_not_allowed(&mut self, index: usize, now: Duration) {
+        self.metrics.probe(index, Outcome::MethodNotAllowed, now);
+    }
+
+    /// Records whether an answer rests on a failed refresh, and logs if that is new.
+    pub fn admin(
+        &mut self,
+        envoy: &impl Envoy,
+        fault: Option<&Fault>,
+        bridged: bool,
+        now: Duration,
+    ) {
+        let (health, by) = (Health::from(fault.is_none()), self.by);
+        let answered = || Answered {
+            health,
+            cause: 0,
+            by,
+        };
+        let news = self.admin.record(envoy, health, answered, now);
+        match (news, fault) {
+            (Some(_), Some(fault)) => {
+                let mut line = format!("admin unavailable: {}", fault.cause());
+                if bridged {
+                    let limit = self.max_stale.as_millis();
+                    line += &format!("; the last snapshot answers until it is {limit} ms old");
+                }
+                self.log(envoy, Level::Warn, &line);
+            }
+            (Some(News::Transition), None) => {
+                self.log(envoy, Level::Info, "admin available again");
+            }
+            _ => {}
+        }
+    }
+
+    /// Counts a refresh.
+    pub fn refresh(&mut self, succeeded: bool, now: Duration) {
+        self.metrics.refresh(succeeded, now);
+    }
+
+    /// Logs each unknown flag once for all workers.
+    pub fn unknown_flags(&mut self, envoy: &impl Envoy, report: &Report) {
+        for host in report.clusters.iter().flat_map(|cluster| &cluster.hosts) {
+            if let Some(flag) = host.flags.unknown()
+                && self.unknown_flags.len() < UNKNOWN_FLAGS_LOGGED
+                && !self.unknown_flags.iter().any(|known| known == flag)
+            {
+                self.unknown_flags.push(flag.to_owned());
+                if is_first_to_log(envoy, flag) {
+                    let address = &host.address;
+                    let line = format!(
+                        "unknown health flag {flag:?} at {address}: not counted as healthy"
+                    );
+                    self.log(envoy, Level::Warn, &line);
+                }
+            }
+        }
+    }
+
+    /// When counts are to be handed to Envoy.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.metrics.deadline()
+    }
+
+    /// Hands counts to Envoy.
+    pub fn flush(&mut self, envoy: &impl Envoy) {
+        self.metrics.flush(envoy);
+    }
+
+    /// The configuration is gone: what it recorded last raises no alert any more.
+    pub fn stop(&mut self, envoy: &impl Envoy) {
+        self.metrics.flush(envoy);
+        for slot in self.endpoints.iter().chain([&self.admin]) {
+            slot.forget(envoy, self.by);
+        }
+    }
+
+    /// Writes a line of the log, with the filter's name.
+    fn log(&self, envoy: &impl Envoy, level: Level, line: &str) {
+        envoy.log(level, &format!("envoy-healthz[{}]: {line}", self.name));
+    }
+}
+
+impl Slot {
+    fn new(name: &str, what: &str, gauge: String) -> Self {
+        Self {
+            key: format!("envoy-healthz/state/{name}/{what}"),
+            gauge,
+            seen: None,
+        }
+    }
+
+    /// Takes an answer to the record, and shows what is recorded then; what is new in it. While nothing
+    /// changes, the record is looked at only now and then.
+    fn record(
+        &mut self,
+        envoy: &impl Envoy,
+        health: Health,
+        answered: impl FnOnce() -> Answered,
+        now: Duration,
+    ) -> Option<News> {
+        if let Some((seen, looked)) = self.seen
+            && seen == health
+            && now.saturating_sub(looked) < LOOK_PERIOD
+        {
+            return None;
+        }
+        let Update { state, news } = self.store(envoy, answered(), now)?;
+        self.seen = Some((state.health, now));
+        let gauge = envoy.metric(MetricKind::Gauge, &self.gauge);
+        envoy.set(gauge, u64::from(state.health == Health::Healthy));
+        news
+    }
+
+    /// Of several workers that write at once one wins, and the others look again.
+    fn store(&self, envoy: &impl Envoy, answered: Answered, now: Duration) -> Option<Update> {
+        for _ in 0..TRIES {
+            let record = envoy.read_shared(&self.key)?;
+            let last = record.value.as_deref().and_then(read);
+            let update = state::update(last, answered, millis(now));
+            if last == Some(update.state)
+                || envoy.replace_shared(&self.key, &write(&update.state), &record)
+            {
+                return Some(update);
+            }
+        }
+        None
+    }
+
+    /// A gauge cannot be taken back: it says healthy. What another configuration recorded since stays.
+    fn forget(&self, envoy: &impl Envoy, by: u64) {
+        let Some(record) = envoy.read_shared(&self.key) else {
+            return;
+        };
+        let last = record.value.as_deref().and_then(read);
+        if last.is_some_and(|last| last.by == by) && envoy.replace_shared(&self.key, "", &record) {
+            envoy.set(envoy.metric(MetricKind::Gauge, &self.gauge), 1);
+        }
+    }
+}
+
+fn write(state: &State) -> String {
+    let State {
+        health,
+        since,
+        cause,
+        cause_logged,
+        by,
+    } = state;
+    let letter = match health {
+        Health::Healthy => 'h',
+        Health::Unhealthy => 'u',
+    };
+    format!("{letter} {since} {cause:x} {cause_logged} {by:x}")
+}
+
+fn read(text: &[u8]) -> Option<State> {
+    let mut fields = std::str::from_utf8(text).ok()?.split(' ');
+    let health = match fields.next()? {
+        "h" => Health::Healthy,
+        "u" => Health::Unhealthy,
+        _ => return None,
+    };
+    let mut number = |radix| u64::from_str_radix(fields.next()?, radix).ok();
+    Some(State {
+        health,
+        since: number(10)?,
+        cause: number(16)?,
+        cause_logged: number(10)?,
+        by: number(16)?,
+    })
+}
+
+fn is_first_to_log(envoy: &impl Envoy, flag: &str) -> bool {
+    const KEY: &str = "envoy-healthz/unknown-flags";
+    for _ in 0..TRIES {
+        let Some(record) = envoy.read_shared(KEY) else {
+            return true;
+        };
+        let logged = record.value.as_deref().map(String::from_utf8_lossy);
+        let logged = logged.unwrap_or_default();
+        if logged.lines().any(|known| known == flag) {
+            return false;
+        }
+        let more = format!("{logged}{flag}\n");
+        if envoy.replace_shared(KEY, &more, &record) {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records() {
+        for health in [Health::Healthy, Health::Unhealthy] {
+            let state = State {
+                health,
+                since: 1,
+                cause: u64::MAX,
+                cause_logged: 2,
+                by: 0xabc,
+            };
+            assert_eq!(read(write(&state).as_bytes()), Some(state));
+        }
+        for none in [
+            b"".as_slice(),
+            b"u",
+            b"u 1 2 3",
+            b"x 1 2 3 4",
+            b"\xff 1",
+            b"h 1 x 3 4",
+        ] {
+            assert_eq!(read(none), None);
+        }
+    }
+}
