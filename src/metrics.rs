@@ -105,8 +105,10 @@ impl Metrics {
         self.due
     }
 
-    /// Adds to Envoy's counters what has come since the last time.
+    /// Adds to Envoy's counters what has come since the last time, and shows how much memory there is.
     pub fn flush(&mut self, envoy: &impl Envoy) {
+        let memory = envoy.metric(MetricKind::Gauge, "vm_memory_bytes");
+        envoy.set(memory, envoy.memory());
         if self.due.take().is_none() {
             return;
         }
@@ -118,8 +120,6 @@ impl Metrics {
         }
         self.succeeded.flush(envoy);
         self.failed.flush(envoy);
-        let memory = envoy.metric(MetricKind::Gauge, "vm_memory_bytes");
-        envoy.set(memory, envoy.memory());
     }
 }
 

@@ -11,6 +11,7 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use crate::Served;
 
@@ -157,10 +158,13 @@ async fn logs_and_stats(build: Build) {
             host = Some(TcpHost::start(live).await);
         }
         let mut count = |status: u16| probes[usize::from(status == 503)] += 1;
-        eventually("the change is seen", async || {
+        // One that follows another within a second is recorded by an answer after that.
+        let transitions = lines.len() + 1;
+        eventually("the change is seen and logged", async || {
             let status = prober.get("/healthz").await.status;
             count(status);
-            (status == expected).then_some(())
+            let logged = envoy.logged(&["envoy-healthz[one]: /healthz "]).len();
+            (status == expected && logged == transitions).then_some(())
         })
         .await;
         // Both workers see it, by connections of their own.
@@ -241,7 +245,7 @@ async fn logs_and_stats(build: Build) {
     }
 }
 
-/// Workers that find the first verdicts of many endpoints at the same time log each of them once.
+/// Workers that give the first answers of many endpoints at the same time log each of them once.
 #[tokio::test]
 async fn first_verdicts_are_logged_once() {
     for _ in 0..4 {
@@ -253,10 +257,18 @@ async fn first_verdicts_are_logged_once() {
             .collect();
         let fields = json!({"max_age_ms": 0, "endpoints": endpoints});
         let (envoy, fake, port) = envoy_with_fake(slow, "4", fields).await;
-        assert_eq!(probe_at_once(port, 32).await, [200; 32]);
+        let mut probes = JoinSet::new();
+        for nth in (0..4).flat_map(|_| 0..32) {
+            let path = if nth == 0 {
+                "/healthz".to_owned()
+            } else {
+                format!("/healthz/{nth}")
+            };
+            probes.spawn(async move { Prober::http(port).get(&path).await.status });
+        }
+        assert_eq!(probes.join_all().await, [200; 128]);
         assert!(fake.requests() > 1, "several workers asked");
-        let probes = "probes.filter.default.code.200.path./healthz";
-        counted(&envoy, probes, 32).await;
+        counted(&envoy, "probes.filter.default.code.200.path./healthz", 4).await;
         let lines = envoy.logged(&["envoy-healthz[default]: /healthz", " is healthy"]);
         assert_eq!(lines.len(), 32);
         for nth in 1..32 {
