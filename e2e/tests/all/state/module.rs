@@ -159,6 +159,22 @@ async fn an_outage_told_to_a_watch_on_the_old_listener() {
     assert_eq!(watch.told(), [SERVING, NOT_SERVING, SERVING]);
 }
 
+/// The host stops so soon after the first message that the change is recorded a moment after the only
+/// asker has been told.
+#[tokio::test]
+async fn an_outage_told_to_the_only_watch_at_once() {
+    let port = free_port();
+    let listener = listener(Build::Module, port, "one", &with_grpc());
+    let mut sidecar = Sidecar::start(Build::Module, vec![listener]).await;
+    let channel = channel(port);
+    let watch = Watch::start(&channel, "");
+    watch.wait_for(SERVING).await;
+    sidecar.outage();
+    watch.wait_for(NOT_SERVING).await;
+    agree(Build::Module, &sidecar.envoy, 503, async || 503).await;
+    assert_eq!(watch.told(), [SERVING, NOT_SERVING]);
+}
+
 /// `List` is a look at the whole, and no probe.
 #[tokio::test]
 async fn a_list_is_not_recorded() {
