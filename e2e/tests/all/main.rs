@@ -51,6 +51,7 @@ mod process;
 mod recipes;
 mod rehearsal;
 mod shipped;
+mod state;
 mod trap;
 mod waiting;
 

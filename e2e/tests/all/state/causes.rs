@@ -1,0 +1,147 @@
+//! An endpoint that stays unhealthy, and why it does.
+
+use std::time::{Duration, Instant};
+
+use e2e::config::{cluster, with_tcp_check};
+use e2e::envoy::Envoy;
+use e2e::fake_admin::{Does, HEALTHY, envoy_with_fake};
+use e2e::prober::Prober;
+use e2e::{Build, TcpHost, eventually, free_port};
+use serde_json::{Value, json};
+
+use super::{Sidecar, listener, patient};
+
+both_builds! {
+    another_cause_is_logged_and_at_most_one_in_ten_seconds,
+    the_same_clusters_with_other_hosts_are_not_logged_again,
+}
+
+/// What the log says of an unhealthy `/healthz`, in order.
+fn causes(envoy: &Envoy) -> Vec<String> {
+    envoy.logged(&["envoy-healthz[default]: /healthz ", "unhealthy"])
+}
+
+/// Probes until each answer has had this among its details for long enough that each worker has looked
+/// at what is recorded, which it does once a second.
+async fn details(port: u16, line: &str) {
+    let mut since = Instant::now();
+    eventually(&format!("probes say {line:?}"), async || {
+        let answer = Prober::http(port).get("/healthz?verbose").await;
+        if !answer.body.contains(line) {
+            since = Instant::now();
+        }
+        (since.elapsed() > Duration::from_secs(2)).then_some(())
+    })
+    .await;
+}
+
+/// A listener that asks for these clusters.
+fn asks_for(build: Build, port: u16, clusters: Value) -> Vec<Value> {
+    let endpoint = json!({"path": "/healthz", "clusters": clusters, "details": true});
+    let config = json!({"endpoints": [endpoint]});
+    vec![listener(build, port, "details", &config)]
+}
+
+/// One cluster is dead, and another one comes and goes.
+async fn another_cause_is_logged_and_at_most_one_in_ten_seconds(build: Build) {
+    const CHANGES: usize = 3;
+    let port = free_port();
+    let listeners = asks_for(build, port, json!(["c", "dead"]));
+    let change = |config: &mut Value| {
+        let clusters = config["static_resources"]["clusters"].as_array_mut();
+        let dead = with_tcp_check(cluster("dead", &[("127.0.0.1", free_port())]));
+        clusters.expect("clusters").push(patient(dead));
+    };
+    let mut sidecar = Sidecar::start_with(build, listeners, &[], change).await;
+    details(port, "[-]dead 0/1 healthy").await;
+    sidecar.agrees(port, 503).await;
+
+    let begun = Instant::now();
+    let mut lines = causes(&sidecar.envoy);
+    while lines.len() < 1 + CHANGES {
+        sidecar.outage();
+        details(port, "[-]c 0/1 healthy").await;
+        sidecar.recovery().await;
+        details(port, "[+]c 1/1 healthy").await;
+        lines = causes(&sidecar.envoy);
+        let passed = begun.elapsed();
+        let most = 2 + passed.as_secs() as usize / 10;
+        assert!(lines.len() <= most, "{lines:#?} after {passed:?}");
+        // Three of them need twenty seconds and more.
+        let limit = 2 * e2e::DEADLINE;
+        assert!(passed < limit, "{lines:#?} after {passed:?}");
+    }
+    assert!(
+        lines.iter().all(|line| line.contains("dead 0/1 healthy")),
+        "{lines:#?}"
+    );
+    let with_c: Vec<_> = lines.iter().map(|line| line.contains("c 0/1")).collect();
+    assert_eq!(with_c, [false, true, false, true], "{lines:#?}");
+}
+
+/// One host after the other stops: it is the same cluster that fails. Then another one fails too.
+async fn the_same_clusters_with_other_hosts_are_not_logged_again(build: Build) {
+    let port = free_port();
+    let rule = json!({"name": "three", "min_healthy": 3});
+    let listeners = asks_for(build, port, json!([rule, "c"]));
+    let ports = [(); 3].map(|()| free_port());
+    let change = |config: &mut Value| {
+        let clusters = config["static_resources"]["clusters"].as_array_mut();
+        let hosts = ports.map(|port| ("127.0.0.1", port));
+        let three = with_tcp_check(cluster("three", &hosts));
+        clusters.expect("clusters").push(patient(three));
+    };
+    let mut hosts = Vec::new();
+    for port in ports {
+        hosts.push(TcpHost::start(port).await);
+    }
+    let mut sidecar = Sidecar::start_with(build, listeners, &[], change).await;
+    sidecar.agrees(port, 200).await;
+    for left in (0..3).rev() {
+        hosts.pop();
+        details(port, &format!("[-]three {left}/3 healthy")).await;
+    }
+    sidecar.agrees(port, 503).await;
+    assert_eq!(causes(&sidecar.envoy).len(), 1);
+    sidecar.outage();
+    eventually("that c fails is logged", async || {
+        Prober::http(port).get("/healthz").await;
+        (causes(&sidecar.envoy).len() > 1).then_some(())
+    })
+    .await;
+    let lines = causes(&sidecar.envoy);
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    assert!(lines[0].contains("three 2/3 healthy"), "{lines:#?}");
+    assert!(lines[1].contains("c 0/1 healthy"), "{lines:#?}");
+}
+
+/// Which fault of the admin it is, and what is true once there is none.
+#[tokio::test]
+async fn another_fault_of_the_admin_is_logged() {
+    let fields = json!({"max_age_ms": 0, "max_stale_ms": 0, "admin_timeout_ms": 1000});
+    let wrong = Does::Answer(500, HEALTHY.to_vec());
+    let (envoy, fake, port) = envoy_with_fake(wrong, "2", fields).await;
+    let failed = b"c::127.0.0.1:9000::health_flags::/failed_active_hc\n";
+    let mut lines = Vec::new();
+    for (does, cause) in [
+        (None, "/clusters answered 500"),
+        (Some(Does::Hang), "/clusters did not answer"),
+        (Some(Does::Answer(200, failed.to_vec())), "c 0/1 healthy"),
+    ] {
+        if let Some(does) = does {
+            fake.change_to(does);
+        }
+        eventually(&format!("{cause:?} is logged"), async || {
+            assert_eq!(Prober::http(port).get("/healthz").await.status, 503);
+            lines = causes(&envoy);
+            lines.last()?.contains(cause).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(lines.len(), 3, "{lines:#?}");
+    fake.change_to(Does::Answer(200, HEALTHY.to_vec()));
+    super::agree(Build::Wasm, &envoy, 200, async || {
+        Prober::http(port).get("/healthz").await.status
+    })
+    .await;
+}
