@@ -115,7 +115,7 @@ test-module-valgrind: module envoy grpc-python
 	@echo "test-module-valgrind: nothing leads to libenvoy_healthz.so"
 
 # A while of each fuzz target, with the nightly at hand: as many at a time as there are cores.
-FUZZ_TARGETS := clusters config grpc request snapshot
+FUZZ_TARGETS := clusters config grpc request
 FUZZ_SECONDS := 30
 
 fuzz:

@@ -1,6 +1,8 @@
 //! Admin text in random chunks: the same hosts as in one piece, and none of another's name.
 #![no_main]
 
+use std::time::Duration;
+
 use envoy_healthz::admin::clusters::Parser;
 use envoy_healthz::admin::pages::{Ready, Report};
 use envoy_healthz::admin::shared::{read_snapshot, write_snapshot};
@@ -38,7 +40,7 @@ fuzz_target!(|text: &[u8]| {
             clusters: whole,
             ready: Ready::Yes,
         };
-        let shared = write_snapshot(&report, 7);
+        let shared = write_snapshot(&report, Duration::from_secs(7));
         assert!(read_snapshot(shared.as_bytes(), &names).is_some());
     }
 });

@@ -7,10 +7,11 @@ use std::time::Duration;
 use arbitrary::Arbitrary;
 use envoy_healthz::admin::clusters::Parser;
 use envoy_healthz::admin::pages::{Fault, Ready, Report};
-use healthz_core::answer::{Age, Format, Request, RequestKind, Response};
-use healthz_core::judgement::{Health, judge};
-use healthz_core::view::View;
+use healthz_core::answer::{Age, Content, Outcome, Response};
 use healthz_core::config::wasm::Config;
+use healthz_core::judgement::{Health, judge};
+use healthz_core::request::{Form, Probe};
+use healthz_core::view::View;
 use libfuzzer_sys::fuzz_target;
 
 static CONFIG: LazyLock<Config> = LazyLock::new(|| {
@@ -31,12 +32,6 @@ struct Input<'a> {
 }
 
 fuzz_target!(|input: Input<'_>| {
-    let request = Request {
-        method: if input.post { b"POST" } else { b"GET" },
-        query: input.query,
-        content_type: input.content_type,
-        accept: input.accept,
-    };
     let names = CONFIG.cluster_names();
     let mut parser = Parser::new(&names);
     parser.feed(input.page);
@@ -54,30 +49,41 @@ fuzz_target!(|input: Input<'_>| {
             &fault
         }
     };
+    let header = |name| match name {
+        ":method" if input.post => b"POST",
+        ":method" => b"GET".as_slice(),
+        "content-type" => input.content_type,
+        "accept" => input.accept,
+        _ => b"",
+    };
     for endpoint in &CONFIG.endpoints {
-        let kind = RequestKind::of(&request, endpoint);
-        let RequestKind::Http(format) = kind else {
+        let target = [endpoint.path.as_bytes(), b"?", input.query].concat();
+        let probe = Probe::of(&CONFIG.endpoints, &target).expect("it is ours");
+        let Some(form) = probe.form(header) else {
+            assert!(input.post);
             continue;
         };
-        assert!(endpoint.details || format == Format::Plain);
+        assert!(endpoint.details || matches!(form, Form::Plain | Form::Grpc));
         let verdict = judge(endpoint, view);
         assert!(!verdict.cause().contains('\n'));
-        let Response::Http { status, body, .. } =
-            Response::to(kind, endpoint, view, Age::Stale(Duration::from_millis(7)))
-        else {
-            panic!("{kind:?} is answered as gRPC");
+        let response = Response::of(&verdict, form, Age::Stale(Duration::from_millis(7)));
+        assert_eq!(response.outcome, Outcome::Health(verdict.health));
+        let Content::Http { body, .. } = response.content else {
+            assert_eq!(form, Form::Grpc);
+            continue;
         };
-        assert_eq!(verdict.health == Health::Healthy, status == 200);
-        match format {
-            Format::Plain => assert_eq!(body, if status == 200 { "ok" } else { "unavailable" }),
-            Format::Verbose => {
-                let end = if status == 200 { "passed" } else { "failed" };
+        let healthy = verdict.health == Health::Healthy;
+        match form {
+            Form::Plain => assert_eq!(body, if healthy { "ok" } else { "unavailable" }),
+            Form::Verbose => {
+                let end = if healthy { "passed" } else { "failed" };
                 assert!(body.ends_with(&format!("healthz check {end}\n")));
             }
-            Format::Json => {
+            Form::Json => {
                 let json: serde_json::Value = serde_json::from_str(&body).expect("JSON");
-                assert_eq!(json["status"] == "pass", status == 200);
+                assert_eq!(json["status"] == "pass", healthy);
             }
+            Form::Grpc => panic!("gRPC has no body"),
         }
     }
 });

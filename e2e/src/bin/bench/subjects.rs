@@ -13,7 +13,7 @@ use crate::load::{self, Load};
 
 /// Their keys and names; those that are compared are measured one after the other.
 pub const SUBJECTS: [(&str, &str); 9] = [
-    ("floor", "direct response (the floor)"),
+    ("floor", "direct response of the same bytes (the floor)"),
     ("built_in", "Envoy's health_check filter"),
     ("age_250", "envoy-healthz, max_age_ms 250"),
     ("background", "envoy-healthz, background 100 ms"),
@@ -115,7 +115,7 @@ fn listener(subject: &str, port: u16) -> Value {
     let route = || vec![module::route("/healthz", "my_service")];
     let filter = match subject {
         "none" => return listener_with_filters(port, vec![]),
-        "floor" => return listener_with_routes(port, vec![], vec![ok_route("/healthz")]),
+        "floor" => return listener_with_routes(port, vec![], vec![floor_route()]),
         "module_no_drain" => return listener_with_routes(port, vec![module()], route()),
         // As in envoy/module.yaml.
         "module" => {
@@ -147,6 +147,17 @@ pub fn filter(subject: &str) -> Value {
         config[field] = value.clone();
     }
     healthz(&config)
+}
+
+/// The same bytes as ours, without any filter.
+fn floor_route() -> Value {
+    let header = |key, value| json!({"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"});
+    let mut route = ok_route("/healthz");
+    route["response_headers_to_add"] = json!([
+        header("content-type", "text/plain; charset=utf-8"),
+        header("cache-control", "no-store"),
+    ]);
+    route
 }
 
 pub fn ok_route(prefix: &str) -> Value {
