@@ -118,7 +118,7 @@ impl<E: Envoy> Filter<E> {
     /// The root was woken.
     pub fn woken(&mut self) -> Answers {
         let now = self.envoy.now();
-        let ended = self.refresh.ask(&self.envoy, now);
+        let ended = self.refresh.start(&self.envoy, now);
         self.answer_all(ended, now)
     }
 

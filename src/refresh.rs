@@ -23,15 +23,15 @@ const LOOK_PERIOD: Duration = Duration::from_millis(50);
 /// How soon a probe that waits is looked after should a wake-up or a reply be lost.
 const RESCUE_PERIOD: Duration = Duration::from_millis(50);
 
-/// What a worker knows by the admin, and how it comes by it. `W` is what a waiting probe asked.
+/// What a worker knows by the admin, and how it comes by it. `W` is what a waiting probe wants.
 pub struct Refresh<W> {
     admin_cluster: String,
     timeout: Duration,
     max_stale: Duration,
     interval: Option<Duration>,
-    /// The clusters to ask for: sorted, each once.
+    /// The clusters asked for: sorted, each once.
     names: Vec<String>,
-    /// What asks the admin for them; `None` if there are none.
+    /// The path that asks the admin for them; `None` if there are none.
     clusters_path: Option<String>,
     /// What the keys of shared records begin with.
     key: String,
@@ -74,7 +74,7 @@ impl<T> Reply<T> {
 }
 
 impl<W> Refresh<W> {
-    /// Begins without knowledge. Nothing is asked if no endpoint needs it.
+    /// Begins without knowledge. No call is made if no endpoint needs one.
     pub fn new(config: &Config, now: Duration) -> Self {
         let names = config.cluster_names();
         let mut hash = DefaultHasher::new();
@@ -114,7 +114,7 @@ impl<W> Refresh<W> {
         match self.snapshots.probe(id, probe, now) {
             Probe::Answer(probe, knowledge) => Some((probe, knowledge)),
             Probe::Wait => None,
-            Probe::Ask => {
+            Probe::Start => {
                 envoy.wake();
                 None
             }
@@ -127,7 +127,7 @@ impl<W> Refresh<W> {
     }
 
     /// Sends the calls of a refresh, unless one is under way.
-    pub fn ask(&mut self, envoy: &impl Envoy, now: Duration) -> Option<Ended<W>> {
+    pub fn start(&mut self, envoy: &impl Envoy, now: Duration) -> Option<Ended<W>> {
         if !self.snapshots.send(now) {
             return None;
         }
@@ -191,7 +191,7 @@ impl<W> Refresh<W> {
         });
         let renews = self.renews(envoy, now);
         let refused = match renews || self.snapshots.is_waiting() {
-            true => self.ask(envoy, now),
+            true => self.start(envoy, now),
             false => None,
         };
         [lost, overdue, refused].into_iter().flatten().collect()
@@ -208,7 +208,7 @@ impl<W> Refresh<W> {
     /// could use it.
     pub fn stop(&self, envoy: &impl Envoy, now: Duration) {
         let shared = self.read_shared(envoy);
-        if shared.is_some_and(|(asked, _)| now.saturating_sub(asked) >= self.max_stale) {
+        if shared.is_some_and(|(sent, _)| now.saturating_sub(sent) >= self.max_stale) {
             self.forget_shared_snapshot(envoy);
         }
     }
@@ -306,9 +306,9 @@ impl<W> Refresh<W> {
             return;
         }
         self.looked = Some(now);
-        if let Some((asked, report)) = self.read_shared(envoy) {
+        if let Some((sent, report)) = self.read_shared(envoy) {
             self.has_been_good = true;
-            self.snapshots.adopt(asked, report);
+            self.snapshots.adopt(sent, report);
         }
     }
 

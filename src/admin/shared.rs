@@ -3,7 +3,7 @@
 //! | record | for example | meaning |
 //! |---|---|---|
 //! | lease | `81795312` | lease held until then, in milliseconds: some worker renews the snapshot |
-//! | snapshot | `81795312345 +`, and lines as the admin's | the latest snapshot, when the admin was asked for it, in microseconds, and `/ready` |
+//! | snapshot | `81795312345 +`, and lines as the admin's | the latest snapshot, when its call was sent, in microseconds, and `/ready` |
 //!
 //! Times count from the machine's start, by a clock that all workers share.
 
@@ -35,15 +35,15 @@ pub fn lease(record: Option<&[u8]>, now: u64, interval: u64) -> Lease {
     }
 }
 
-/// Writes a snapshot that the admin was `asked` for at this time.
-pub fn write_snapshot(report: &Report, asked: Duration) -> String {
-    let asked = asked.as_micros();
+/// Writes a snapshot whose call was `sent` then.
+pub fn write_snapshot(report: &Report, sent: Duration) -> String {
+    let sent = sent.as_micros();
     let ready = match &report.ready {
         Ready::NotAsked => "-",
         Ready::Yes => "+",
         Ready::No(state) => state,
     };
-    let mut text = format!("{asked} {ready}\n");
+    let mut text = format!("{sent} {ready}\n");
     // Writing to a String cannot fail.
     for cluster in report.clusters.iter().filter(|cluster| cluster.listed) {
         let _ = writeln!(text, "{}::observability_name::", cluster.name);
@@ -63,11 +63,11 @@ pub fn write_snapshot(report: &Report, asked: Duration) -> String {
     text
 }
 
-/// Reads a snapshot of these clusters, and when the admin was asked for it.
+/// Reads a snapshot of these clusters, and when its call was sent.
 pub fn read_snapshot(text: &[u8], names: &[String]) -> Option<(Duration, Report)> {
     let end = text.iter().position(|&byte| byte == b'\n')?;
     let (head, lines) = text.split_at(end);
-    let (asked, ready) = std::str::from_utf8(head).ok()?.split_once(' ')?;
+    let (sent, ready) = std::str::from_utf8(head).ok()?.split_once(' ')?;
     let mut parser = Parser::new(names);
     parser.feed(lines);
     let report = Report {
@@ -78,7 +78,7 @@ pub fn read_snapshot(text: &[u8], names: &[String]) -> Option<(Duration, Report)
             state => Ready::No(state.to_owned()),
         },
     };
-    Some((Duration::from_micros(asked.parse().ok()?), report))
+    Some((Duration::from_micros(sent.parse().ok()?), report))
 }
 
 #[cfg(test)]
@@ -130,7 +130,7 @@ mod tests {
             names in proptest::collection::btree_set("[a-z:]{1,6}", 1..4),
             flags in proptest::collection::vec("healthy|/failed_active_hc|/new|/pending_active_hc/active_hc_timeout|", 0..5),
             ready in prop_oneof![Just(Ready::NotAsked), Just(Ready::Yes), Just(Ready::No("503 DRAINING".to_owned()))],
-            asked in any::<u64>().prop_map(Duration::from_micros),
+            sent in any::<u64>().prop_map(Duration::from_micros),
         ) {
             let names: Vec<String> = names.into_iter().collect();
             let mut parser = Parser::new(&names);
@@ -138,9 +138,9 @@ mod tests {
                 parser.feed(format!("{}::127.0.0.1:{port}::health_flags::{flags}\n", names[0]).as_bytes());
             }
             let report = Report { clusters: parser.finish().unwrap(), ready };
-            let text = write_snapshot(&report, asked);
+            let text = write_snapshot(&report, sent);
             let (read_asked, read) = read_snapshot(text.as_bytes(), &names).expect("readable");
-            prop_assert_eq!(read_asked, asked);
+            prop_assert_eq!(read_asked, sent);
             prop_assert_eq!(read, report);
         }
 

@@ -1,18 +1,18 @@
-//! When to ask the admin, who waits for the reply, and who is answered from what.
+//! When to call the admin, who waits for the reply, and who is answered from what.
 //!
 //! A state machine for one worker, with no clock and no host of its own: time comes in as a
 //! [`Duration`] since some start and never goes back, what to do comes out as values.
 //!
 //! ```text
-//! probe ──► snapshot younger than max_age ──────────────► answer
-//!       └─► wait; the first to wait asks ──► reply ─────► answer all who wait
-//!                                        ├─► 100 ms ────► answer from the last good snapshot, if
-//!                                        │                it is younger than max_stale
-//!                                        └─► silence ───► the same, or answer that nothing is known
+//! probe ──► snapshot younger than max_age ──────────────────► answer
+//!       └─► wait; the first one starts a call ──► reply ──────► answer all who wait
+//!                                             ├─► 100 ms ─────► answer from the last good snapshot,
+//!                                             │                 if it is younger than max_stale
+//!                                             └─► silence ────► the same, or answer that nothing is known
 //! ```
 //!
 //! At most one call is under way, however many probes wait, and a failed call answers for a
-//! `max_age` like any other, but for 250 ms at most: probes cannot make this worker ask more often.
+//! `max_age` like any other, but for 250 ms at most: probes cannot make this worker call more often.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -40,7 +40,7 @@ pub const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 /// What this worker knows, the call under way, and the probes that wait for it.
 ///
-/// `T` is what a good reply yields, `F` why there was none, `W` what a waiting probe asked.
+/// `T` is what a good reply yields, `F` why there was none, `W` what a waiting probe wants.
 #[derive(Debug)]
 pub struct Snapshots<T, F, W> {
     timing: Timing,
@@ -48,18 +48,18 @@ pub struct Snapshots<T, F, W> {
     good: Option<Snapshot<T>>,
     /// The last call, if it failed.
     failure: Option<Failure<F>>,
-    /// When what was answered wrongly was asked: nothing older is trusted.
+    /// When the call was sent that had a wrong reply: nothing older is trusted.
     distrusted: Option<Duration>,
     call: Call,
     /// Sorted by id.
     waiting: Vec<Waiting<W>>,
 }
 
-/// What a good reply yielded, and when it was asked for.
+/// What a good reply yielded, and when the call was sent.
 #[derive(Debug)]
 pub struct Snapshot<T> {
-    /// When the admin was asked: what it said can be no older.
-    pub asked: Duration,
+    /// When the call was sent: what the admin said can be no older.
+    pub sent: Duration,
     /// What it said.
     pub report: Rc<T>,
 }
@@ -92,7 +92,7 @@ pub enum Probe<T, F, W> {
     /// It is answered now.
     Answer(W, Knowledge<T, F>),
     /// It waits, and a refresh must be started.
-    Ask,
+    Start,
     /// It waits for a refresh that somebody else has started.
     Wait,
 }
@@ -102,20 +102,20 @@ pub enum Probe<T, F, W> {
 pub struct Completed<T, F, W> {
     /// What is known now, and what those who waited are answered from.
     pub knowledge: Knowledge<T, F>,
-    /// Those who waited: their ids and what they asked.
+    /// Those who waited: their ids and what they want.
     pub waiting: Vec<(u32, W)>,
 }
 
 #[derive(Debug)]
 struct Failure<F> {
-    asked: Duration,
+    sent: Duration,
     fault: Rc<F>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Call {
     None,
-    /// Asked for, not sent yet.
+    /// To be sent, and not sent yet.
     Wanted,
     /// Sent at this time.
     Sent(Duration),
@@ -132,7 +132,7 @@ impl<T, F> Knowledge<T, F> {
     /// How old it is; zero if nothing is known.
     pub fn age(&self, now: Duration) -> Duration {
         match self {
-            Self::Fresh(snapshot) | Self::Stale(snapshot, _) => now.saturating_sub(snapshot.asked),
+            Self::Fresh(snapshot) | Self::Stale(snapshot, _) => now.saturating_sub(snapshot.sent),
             Self::Nothing(_) => Duration::ZERO,
         }
     }
@@ -161,7 +161,7 @@ impl<T, F, W> Snapshots<T, F, W> {
         self.waiting.insert(place, Waiting { id, since, probe });
         if self.call == Call::None {
             self.call = Call::Wanted;
-            Probe::Ask
+            Probe::Start
         } else {
             Probe::Wait
         }
@@ -189,30 +189,30 @@ impl<T, F, W> Snapshots<T, F, W> {
         outcome: Outcome<T, F>,
         now: Duration,
     ) -> Option<Completed<T, F, W>> {
-        let Call::Sent(asked) = self.call else {
+        let Call::Sent(sent) = self.call else {
             return None;
         };
         self.call = Call::None;
-        let younger = self.good.as_ref().filter(|good| good.asked > asked);
+        let younger = self.good.as_ref().filter(|good| good.sent > sent);
         let knowledge = match (outcome, younger) {
             (Outcome::Good(_), Some(younger)) => Knowledge::Fresh(younger.clone()),
-            (Outcome::Wrong(_), Some(younger)) if self.is_young(younger.asked, now) => {
+            (Outcome::Wrong(_), Some(younger)) if self.is_young(younger.sent, now) => {
                 Knowledge::Fresh(younger.clone())
             }
             (Outcome::Good(report), None) => {
-                let good = Snapshot::new(asked, report);
+                let good = Snapshot::new(sent, report);
                 self.good = Some(good.clone());
                 self.failure = None;
                 Knowledge::Fresh(good)
             }
             (Outcome::Silence(fault), _) => {
-                let fault = self.fail(asked, fault);
+                let fault = self.fail(sent, fault);
                 self.fallback(now).unwrap_or(Knowledge::Nothing(fault))
             }
             (Outcome::Wrong(fault), _) => {
                 self.good = None;
-                self.distrusted = Some(asked);
-                Knowledge::Nothing(self.fail(asked, fault))
+                self.distrusted = Some(sent);
+                Knowledge::Nothing(self.fail(sent, fault))
             }
         };
         let waiting = self.waiting.drain(..);
@@ -222,14 +222,14 @@ impl<T, F, W> Snapshots<T, F, W> {
 
     /// Takes over a snapshot that another worker has made, if it is younger than our own, and than the last
     /// wrong reply.
-    pub fn adopt(&mut self, asked: Duration, report: T) {
-        let younger = self.good.as_ref().is_none_or(|own| own.asked < asked);
-        if younger && self.distrusted.is_none_or(|wrong| wrong < asked) {
-            self.good = Some(Snapshot::new(asked, report));
+    pub fn adopt(&mut self, sent: Duration, report: T) {
+        let younger = self.good.as_ref().is_none_or(|own| own.sent < sent);
+        if younger && self.distrusted.is_none_or(|wrong| wrong < sent) {
+            self.good = Some(Snapshot::new(sent, report));
         }
     }
 
-    /// Lets the next probe ask, although the last call has just failed.
+    /// Lets the next probe start a call, although the last call has just failed.
     pub fn forget_failure(&mut self) {
         self.failure = None;
     }
@@ -238,7 +238,7 @@ impl<T, F, W> Snapshots<T, F, W> {
     pub fn is_older_than(&self, age: Duration, now: Duration) -> bool {
         self.good
             .as_ref()
-            .is_none_or(|own| now.saturating_sub(own.asked) >= age)
+            .is_none_or(|own| now.saturating_sub(own.sent) >= age)
     }
 
     /// Whether a good snapshot is at hand should the admin be silent.
@@ -246,7 +246,7 @@ impl<T, F, W> Snapshots<T, F, W> {
         self.fallback(now).is_some()
     }
 
-    /// Whether the call that was sent has been silent for so long that its end will never be told.
+    /// Whether the call that was sent has been silent for so long that its end will never come.
     pub fn is_lost(&self, now: Duration) -> bool {
         let limit = self.timing.timeout + GRACE;
         matches!(self.call, Call::Sent(sent) if now.saturating_sub(sent) >= limit)
@@ -280,12 +280,12 @@ impl<T, F, W> Snapshots<T, F, W> {
     /// What answers without asking.
     fn at_hand(&self, now: Duration) -> Option<Knowledge<T, F>> {
         if let Some(good) = self.good.as_ref()
-            && self.is_young(good.asked, now)
+            && self.is_young(good.sent, now)
         {
             return Some(Knowledge::Fresh(good.clone()));
         }
         let failure = self.failure.as_ref()?;
-        if now.saturating_sub(failure.asked) >= self.timing.max_age.min(LONGEST_FAILURE) {
+        if now.saturating_sub(failure.sent) >= self.timing.max_age.min(LONGEST_FAILURE) {
             return None;
         }
         // After a wrong reply there is nothing to fall back to.
@@ -293,29 +293,29 @@ impl<T, F, W> Snapshots<T, F, W> {
         Some(self.fallback(now).unwrap_or_else(nothing))
     }
 
-    fn is_young(&self, asked: Duration, now: Duration) -> bool {
-        now.saturating_sub(asked) < self.timing.max_age
+    fn is_young(&self, sent: Duration, now: Duration) -> bool {
+        now.saturating_sub(sent) < self.timing.max_age
     }
 
     /// The last good snapshot, if it may answer while the admin is silent.
     fn fallback(&self, now: Duration) -> Option<Knowledge<T, F>> {
         let good = self.good.as_ref()?;
-        if now.saturating_sub(good.asked) >= self.timing.max_stale {
+        if now.saturating_sub(good.sent) >= self.timing.max_stale {
             return None;
         }
-        if self.is_young(good.asked, now) {
+        if self.is_young(good.sent, now) {
             return Some(Knowledge::Fresh(good.clone()));
         }
         let failure = self.failure.as_ref();
-        let failure = failure.filter(|failure| failure.asked >= good.asked);
+        let failure = failure.filter(|failure| failure.sent >= good.sent);
         let fault = failure.map(|failure| Rc::clone(&failure.fault));
         Some(Knowledge::Stale(good.clone(), fault))
     }
 
-    fn fail(&mut self, asked: Duration, fault: F) -> Rc<F> {
+    fn fail(&mut self, sent: Duration, fault: F) -> Rc<F> {
         let fault = Rc::new(fault);
         self.failure = Some(Failure {
-            asked,
+            sent,
             fault: Rc::clone(&fault),
         });
         fault
@@ -328,17 +328,17 @@ impl<T, F, W> Snapshots<T, F, W> {
 }
 
 impl<T> Snapshot<T> {
-    /// What was asked for at this time, and what came of it.
-    pub fn new(asked: Duration, report: T) -> Self {
+    /// What came of a call that was sent then.
+    pub fn new(sent: Duration, report: T) -> Self {
         let report = Rc::new(report);
-        Self { asked, report }
+        Self { sent, report }
     }
 }
 
 impl<T> Clone for Snapshot<T> {
     fn clone(&self) -> Self {
         Self {
-            asked: self.asked,
+            sent: self.sent,
             report: Rc::clone(&self.report),
         }
     }
@@ -398,7 +398,7 @@ mod tests {
         ]
     }
 
-    /// One worker and its admin. `T` is the time at which the admin was asked.
+    /// One worker and its admin. `T` is the time at which the call was sent.
     struct World {
         snapshots: Snapshots<u64, (), ()>,
         max_age: u64,
@@ -460,8 +460,8 @@ mod tests {
                 Event::Reply(_) => {}
                 Event::Lose => self.lost = self.call.is_some(),
                 Event::Share(age) => {
-                    let asked = self.now.saturating_sub(age);
-                    self.snapshots.adopt(Duration::from_millis(asked), asked);
+                    let sent = self.now.saturating_sub(age);
+                    self.snapshots.adopt(Duration::from_millis(sent), sent);
                 }
                 Event::Pass(time) if time > 1000 && !self.waiting.is_empty() => {}
                 Event::Pass(time) if time <= 1000 => self.pass(time),
@@ -501,19 +501,19 @@ mod tests {
         }
 
         /// Whatever is answered from is young enough, and not older than a wrong reply.
-        fn check_age(&self, knowledge: &Knowledge<u64, ()>, just_asked: Option<u64>) {
-            let (asked, limit) = match knowledge {
+        fn check_age(&self, knowledge: &Knowledge<u64, ()>, just_sent: Option<u64>) {
+            let (sent, limit) = match knowledge {
                 Knowledge::Fresh(snapshot) => (*snapshot.report, self.max_age),
                 Knowledge::Stale(snapshot, _) => (*snapshot.report, self.max_stale),
                 Knowledge::Nothing(_) => return,
             };
-            let age = self.now - asked;
+            let age = self.now - sent;
             assert!(
-                just_asked.is_some_and(|just| just <= asked) || age < limit,
+                just_sent.is_some_and(|just| just <= sent) || age < limit,
                 "from {age} ms ago"
             );
             assert!(
-                self.last_wrong.is_none_or(|wrong| wrong <= asked),
+                self.last_wrong.is_none_or(|wrong| wrong <= sent),
                 "distrusted"
             );
         }
@@ -526,7 +526,7 @@ mod tests {
                     self.check_age(&knowledge, None);
                     self.answered.push(id);
                 }
-                Probe::Ask | Probe::Wait => {
+                Probe::Start | Probe::Wait => {
                     self.waiting.insert(id, (self.now, None));
                 }
             }
@@ -542,11 +542,11 @@ mod tests {
         }
 
         fn reply(&mut self, end: End) {
-            let Some(asked) = self.call.take() else {
+            let Some(sent) = self.call.take() else {
                 return;
             };
             let outcome = match end {
-                End::Good => Outcome::Good(asked),
+                End::Good => Outcome::Good(sent),
                 End::Silence => Outcome::Silence(()),
                 End::Wrong => Outcome::Wrong(()),
             };
@@ -559,10 +559,10 @@ mod tests {
             match end {
                 End::Good => assert!(!nothing, "a success was thrown away"),
                 End::Silence => assert_eq!(nothing, !had_fallback),
-                End::Wrong if nothing => self.last_wrong = Some(asked),
+                End::Wrong if nothing => self.last_wrong = Some(sent),
                 End::Wrong => {}
             }
-            self.check_age(&completed.knowledge, Some(asked));
+            self.check_age(&completed.knowledge, Some(sent));
             self.answer(completed.waiting);
             assert!(self.waiting.is_empty(), "somebody was forgotten");
         }
@@ -647,13 +647,13 @@ mod tests {
     }
 
     impl World {
-        /// Asks, and has the call end so.
-        fn ask(&mut self, end: End) {
+        /// Sends a call that ends so.
+        fn refresh(&mut self, end: End) {
             self.wake();
             self.reply(end);
         }
 
-        /// What a probe is answered from: the time it was asked for, `None` if nothing is known.
+        /// What a probe is answered from: when its call was sent, `None` if nothing is known.
         /// `Err` if it waits.
         fn at_hand(&mut self) -> Result<Option<u64>, ()> {
             match self.snapshots.at_hand(self.time()).ok_or(())? {
@@ -668,7 +668,7 @@ mod tests {
     #[test]
     fn max_age_0_never_answers_from_memory() {
         let mut world = World::new(0, MAX_STALE);
-        world.ask(End::Good);
+        world.refresh(End::Good);
         assert_eq!(world.at_hand(), Err(()));
         world.probe();
         assert_eq!(world.waiting.len(), 1);
@@ -678,7 +678,7 @@ mod tests {
     fn of_two_snapshots_the_younger_counts() {
         let mut world = World::new(MAX_AGE, MAX_STALE);
         world.now = 100;
-        world.ask(End::Good);
+        world.refresh(End::Good);
         world.happen(Event::Share(50));
         assert_eq!(world.at_hand(), Ok(Some(100)));
         world.now = 200;
@@ -694,9 +694,9 @@ mod tests {
     #[test]
     fn silence_leaves_a_fresh_success_in_place() {
         let mut world = World::new(MAX_AGE, 0);
-        world.ask(End::Good);
+        world.refresh(End::Good);
         world.now = MAX_AGE - 1;
-        world.ask(End::Silence);
+        world.refresh(End::Silence);
         assert_eq!(world.at_hand(), Ok(Some(0)));
         world.now = MAX_AGE;
         assert_eq!(world.at_hand(), Ok(None));
@@ -708,9 +708,9 @@ mod tests {
     fn silence_answers_from_the_last_good_snapshot_and_a_wrong_reply_does_not() {
         for (end, expected) in [(End::Silence, Ok(Some(0))), (End::Wrong, Ok(None))] {
             let mut world = World::new(MAX_AGE, MAX_STALE);
-            world.ask(End::Good);
+            world.refresh(End::Good);
             world.now = MAX_STALE - 1;
-            world.ask(end);
+            world.refresh(end);
             assert_eq!(world.at_hand(), expected, "{end:?}");
             world.now = MAX_STALE;
             assert_eq!(world.at_hand(), Ok(None), "{end:?}");
@@ -721,7 +721,7 @@ mod tests {
     fn a_failure_does_not_answer_for_long() {
         for end in [End::Silence, End::Wrong] {
             let mut world = World::new(60_000, 0);
-            world.ask(end);
+            world.refresh(end);
             world.now = 249;
             assert_eq!(world.at_hand(), Ok(None), "{end:?}");
             world.now = 250;
@@ -733,7 +733,7 @@ mod tests {
     fn nothing_older_than_a_wrong_reply_is_trusted() {
         let mut world = World::new(MAX_AGE, MAX_STALE);
         world.now = 500;
-        world.ask(End::Wrong);
+        world.refresh(End::Wrong);
         world.happen(Event::Share(1));
         assert!(!world.snapshots.has_fallback(world.time()));
         world.now = 600;
@@ -745,7 +745,7 @@ mod tests {
     #[test]
     fn why_an_answer_is_stale() {
         let mut world = World::new(MAX_AGE, MAX_STALE);
-        world.ask(End::Good);
+        world.refresh(End::Good);
         let why = |world: &World| match world.snapshots.fallback(world.time()) {
             Some(Knowledge::Stale(_, fault)) => Some(fault.is_some()),
             _ => None,
