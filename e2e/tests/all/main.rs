@@ -29,6 +29,7 @@ macro_rules! both_builds {
     };
 }
 
+mod addresses;
 mod admin;
 mod answers;
 mod backends;
