@@ -46,6 +46,7 @@ mod listeners;
 mod lua;
 mod metrics;
 mod module;
+mod not_the_admin;
 mod old_envoy;
 mod operations;
 mod process;
