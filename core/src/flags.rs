@@ -66,7 +66,10 @@ impl HealthFlags {
         }
         let text = String::from_utf8_lossy(text);
         let Some(names) = text.strip_prefix('/') else {
-            return Self::unrecognized(&text);
+            return Self {
+                known: 0,
+                unknown: Some(text.into_owned()),
+            };
         };
         let mut flags = Self::default();
         for name in names.split('/') {
@@ -76,14 +79,6 @@ impl HealthFlags {
             }
         }
         flags
-    }
-
-    /// A host with this flag is not usable.
-    pub fn unrecognized(text: &str) -> Self {
-        Self {
-            known: 0,
-            unknown: Some(text.to_owned()),
-        }
     }
 
     /// Whether the host may take traffic.

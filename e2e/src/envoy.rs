@@ -78,6 +78,8 @@ impl Envoy {
             .args(arguments)
             .env(module::SEARCH_PATH, module::search_path())
             .envs(variables.iter().copied())
+            // Of its own, for unix sockets with a relative path.
+            .current_dir(dir.path())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

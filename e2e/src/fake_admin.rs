@@ -27,7 +27,7 @@ pub enum Does {
     CutOff(Vec<u8>),
     /// Sends the body one byte every half second.
     Trickle(Vec<u8>),
-    /// Answers each path with what this gives: a whole answer, headers and all.
+    /// Answers each path, `/ready` as well, with what this gives: a whole answer, headers and all.
     Respond(fn(&str) -> String),
     /// Closes the connection without an answer.
     Close,
@@ -125,7 +125,10 @@ async fn serve(mut stream: TcpStream, now: Arc<Now>) {
             if matches!(does, Does::HangWhenReady(_)) {
                 std::future::pending::<()>().await;
             }
-            let live = answer("200 OK", b"LIVE\n".len(), b"LIVE\n");
+            let live = match does {
+                Does::Respond(respond) => respond("/ready").into_bytes(),
+                _ => answer("200 OK", b"LIVE\n".len(), b"LIVE\n"),
+            };
             if stream.write_all(&live).await.is_err() {
                 return;
             }

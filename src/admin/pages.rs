@@ -8,7 +8,7 @@
 //! DRAINING
 //! ```
 //!
-//! A reply that is not a whole 200 is no knowledge: it becomes a [`Fault`]. Some faults are silence,
+//! A reply that is not a whole one of Envoy's is no knowledge: it becomes a [`Fault`]. Some faults are silence,
 //! which says nothing of the backend: Envoy's admin runs on its main thread, and a scrape of a large
 //! `/stats` or a large xDS update keeps that thread busy for seconds.
 
@@ -42,7 +42,7 @@ pub enum Ready {
     /// The configuration does not care.
     #[default]
     NotAsked,
-    /// 200.
+    /// 200 `LIVE`.
     Yes,
     /// 503 and a state: `503 DRAINING`.
     No(String),
@@ -64,12 +64,17 @@ pub enum Fault {
     TimedOut(Page),
     /// The connection ended, the time ran out or the reply passed 32 MiB after its headers came.
     CutOff(Page),
-    /// The text is not what Envoy writes.
+    /// 200, but with a text that Envoy does not write on this page: some other server answered.
+    NotEnvoys(Page),
+    /// The text of `/clusters` is Envoy's, but cannot be trusted.
     Clusters(ClustersError),
 }
 
 /// A longer filter is left out: the admin takes request headers of at most 60 KiB.
 const LONGEST_FILTER: usize = 16 * 1024;
+
+/// What to do if some other server answers.
+const COMPARE: &str = "compare the address of admin_cluster with admin.address";
 
 /// The longest state that `/ready` may tell, in bytes (Envoy 1.40: `PRE_INITIALIZING`).
 const LONGEST_STATE: usize = 32;
@@ -118,17 +123,24 @@ pub fn read_clusters(
     check_status(Page::Clusters, status, &[200])?;
     let mut parser = Parser::new(names);
     body.for_each(|chunk| parser.feed(&chunk));
-    parser.finish().map_err(Fault::Clusters)
+    parser.finish().map_err(|error| match error {
+        ClustersError::NotEnvoys => Fault::NotEnvoys(Page::Clusters),
+        error => Fault::Clusters(error),
+    })
 }
 
 /// Reads the reply to `/ready`; `body` is its beginning.
 ///
-/// The admin's own 503 is one word in capitals, like `DRAINING`. Envoy's 503 for a call that was
-/// refused, reset or held back by a circuit breaker is not, and tells nothing of a drain.
+/// The admin's own 200 is exactly `LIVE`, and its 503 one word in capitals, like `DRAINING`. Envoy's 503
+/// for a call that was refused, reset or held back by a circuit breaker is not, and says nothing of a
+/// drain.
 pub fn read_ready(status: Option<u32>, body: &[u8]) -> Result<Ready, Fault> {
     let status = check_status(Page::Ready, status, &[200, 503])?;
     if status == 200 {
-        return Ok(Ready::Yes);
+        return match body {
+            b"LIVE\n" | b"LIVE" => Ok(Ready::Yes),
+            _ => Err(Fault::NotEnvoys(Page::Ready)),
+        };
     }
     let state = body.trim_ascii();
     let capitals = |byte: &u8| byte.is_ascii_uppercase() || *byte == b'_';
@@ -188,7 +200,7 @@ impl Fault {
         match self {
             Self::NotSent(_) | Self::Starting(_) | Self::TimedOut(_) | Self::CutOff(_) => true,
             Self::Status(_, 503) => true,
-            Self::NoCluster(_) | Self::Status(..) | Self::Clusters(_) => false,
+            Self::NoCluster(_) | Self::Status(..) | Self::NotEnvoys(_) | Self::Clusters(_) => false,
         }
     }
 
@@ -218,23 +230,45 @@ impl fmt::Display for Fault {
 impl fmt::Display for Cause<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Fault::NoCluster(name) => write!(f, "Envoy has no cluster {name:?} (admin_cluster)"),
+            Fault::NoCluster(name) => write!(
+                f,
+                "Envoy has no cluster {name:?}: add it, or correct admin_cluster"
+            ),
             Fault::NotSent(name) => write!(
                 f,
                 "cluster {name:?} (admin_cluster) has no host, or its circuit breaker is open"
             ),
             Fault::Status(page, 503) => write!(
                 f,
-                "{page} answered 503 (so does Envoy if a connection is refused or closed, or a circuit breaker open)"
+                "cannot reach the admin through admin_cluster ({page}: 503): compare its address with \
+                 admin.address, and see its circuit breakers"
             ),
-            Fault::Status(page, 403) => write!(f, "{page} answered 403: allow_paths is too narrow"),
-            Fault::Status(page, status) => write!(f, "{page} answered {status}"),
+            Fault::Status(Page::Clusters, 403) => f.write_str(
+                "/clusters answered 403: allow_paths must have \"prefix: /clusters\" (\"exact\" does not \
+                 match its query)",
+            ),
+            Fault::Status(page, 403) => {
+                write!(f, "{page} answered 403: allow_paths must have \"exact: {page}\"")
+            }
+            Fault::Status(page, status) => {
+                write!(f, "{page} answered {status}, which Envoy's admin does not: {COMPARE}")
+            }
+            Fault::NotEnvoys(page) => {
+                write!(f, "{page} answered 200 with a text that is not Envoy's: {COMPARE}")
+            }
             Fault::Starting(state) => write!(
                 f,
-                "/ready says {state}: it is that of a process that is starting (in a hot restart, the new one)"
+                "/ready answered {state}: Envoy is starting, or it is the new process of a hot restart"
             ),
             Fault::TimedOut(page) => write!(f, "{page} did not answer within admin_timeout_ms"),
-            Fault::CutOff(page) => write!(f, "the reply to {page} was cut off or came too slowly"),
+            Fault::CutOff(Page::Clusters) => f.write_str(
+                "the reply to /clusters was lost after its headers: cut off, too slow, or over 32 MiB, \
+                 which is the most that Envoy gives a filter",
+            ),
+            Fault::CutOff(page) => write!(
+                f,
+                "the reply to {page} was lost after its headers: cut off or too slow"
+            ),
             Fault::Clusters(error) => error.fmt(f),
         }
     }
@@ -314,13 +348,42 @@ mod tests {
         }
         let cut = Fault::Clusters(ClustersError::CutOff);
         assert_eq!(read(Some(200), healthy.trim_end()), Err(cut));
+        for text in [
+            "<html>healthy</html>",
+            "ok",
+            "{\"status\": \"ok\"}\n",
+            "a\nb\n",
+        ] {
+            let fault = Fault::NotEnvoys(Page::Clusters);
+            assert_eq!(read(Some(200), text), Err(fault), "{text}");
+        }
     }
 
     #[test]
     fn replies_to_ready() {
         let no = |text: &str| Ok(Ready::No(text.to_owned()));
         assert_eq!(read_ready(Some(200), b"LIVE\n"), Ok(Ready::Yes));
-        assert_eq!(read_ready(Some(503), b"DRAINING\n"), no("503 DRAINING"));
+        assert_eq!(read_ready(Some(200), b"LIVE"), Ok(Ready::Yes));
+        for text in [
+            "",
+            "\n",
+            "ok",
+            "live\n",
+            "LIVELY\n",
+            " LIVE\n",
+            "LIVE\n\n",
+            "LIVE and kicking\n",
+            "DRAINING\n",
+            "<html>LIVE</html>\n",
+        ] {
+            let fault = Err(Fault::NotEnvoys(Page::Ready));
+            assert_eq!(read_ready(Some(200), text.as_bytes()), fault, "{text:?}");
+        }
+        for state in ["DRAINING", "LIVE", "BRAND_NEW"] {
+            let body = format!("{state}\n");
+            let told = read_ready(Some(503), body.as_bytes());
+            assert_eq!(told, no(&format!("503 {state}")));
+        }
         for starting in ["PRE_INITIALIZING", "INITIALIZING"] {
             let fault = Err(Fault::Starting(starting.to_owned()));
             let body = format!("{starting}\n");
@@ -330,16 +393,19 @@ mod tests {
             b"".as_slice(),
             b"\xff",
             b"upstream connect error or disconnect/reset before headers",
+            b"Draining\n",
+            b"<html>DRAINING</html>\n",
+            b"SERVICE UNAVAILABLE\n",
             &[b'X'; 99],
         ] {
             let fault = Err(Fault::Status(Page::Ready, 503));
             assert_eq!(read_ready(Some(503), not_the_admin), fault);
         }
         assert_eq!(read_ready(None, b""), Err(Fault::CutOff(Page::Ready)));
-        assert_eq!(
-            read_ready(Some(403), b""),
-            Err(Fault::Status(Page::Ready, 403))
-        );
+        for status in [403, 404, 500, 204] {
+            let fault = Err(Fault::Status(Page::Ready, status));
+            assert_eq!(read_ready(Some(status), b"LIVE\n"), fault);
+        }
         assert_eq!(
             read_ready(Some(504), b""),
             Err(Fault::TimedOut(Page::Ready))
@@ -366,6 +432,8 @@ mod tests {
             Fault::Status(Page::Ready, 500),
             Fault::Clusters(ClustersError::CutOff),
             Fault::Clusters(ClustersError::LineTooLong),
+            Fault::NotEnvoys(Page::Clusters),
+            Fault::NotEnvoys(Page::Ready),
         ] {
             assert!(!wrong.is_silence(), "{wrong}");
         }

@@ -10,7 +10,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::admin::clusters::Parser;
+use crate::admin::clusters::{self, Parser};
 use crate::admin::pages::{Ready, Report};
 
 /// Who renews the snapshot in the background.
@@ -48,6 +48,9 @@ pub fn write_snapshot(report: &Report, sent: Duration) -> String {
     for cluster in report.clusters.iter().filter(|cluster| cluster.listed) {
         let _ = writeln!(text, "{}::observability_name::", cluster.name);
         for host in &cluster.hosts {
+            if !clusters::is_ip(host.address.as_bytes()) {
+                let _ = writeln!(text, "{}::{}::hostname::", cluster.name, host.address);
+            }
             let _ = write!(text, "{}::{}::health_flags::", cluster.name, host.address);
             let start = text.len();
             for flag in host.flags.names() {
@@ -129,6 +132,7 @@ mod tests {
         fn snapshots(
             names in proptest::collection::btree_set("[a-z:]{1,6}", 1..4),
             flags in proptest::collection::vec("healthy|/failed_active_hc|/new|/pending_active_hc/active_hc_timeout|", 0..5),
+            sockets in proptest::collection::vec("[a-z:/@.]{1,9}", 5),
             ready in prop_oneof![Just(Ready::NotAsked), Just(Ready::Yes), Just(Ready::No("503 DRAINING".to_owned()))],
             sent in any::<u64>().prop_map(Duration::from_micros),
         ) {
@@ -136,6 +140,12 @@ mod tests {
             let mut parser = Parser::new(&names);
             for (port, flags) in flags.iter().enumerate() {
                 parser.feed(format!("{}::127.0.0.1:{port}::health_flags::{flags}\n", names[0]).as_bytes());
+            }
+            let name = names.last().expect("a name");
+            parser.feed(format!("{name}::observability_name::{name}\n").as_bytes());
+            for (address, flags) in sockets.iter().zip(&flags) {
+                parser.feed(format!("{name}::{address}::hostname::h\n").as_bytes());
+                parser.feed(format!("{name}::{address}::health_flags::{flags}\n").as_bytes());
             }
             let report = Report { clusters: parser.finish().unwrap(), ready };
             let text = write_snapshot(&report, sent);

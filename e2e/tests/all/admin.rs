@@ -63,8 +63,9 @@ fn rows() -> Vec<Row> {
         row(broken, How::Fake(does), Is::Wrong, cause)
     };
     let timeout = "/clusters did not answer within admin_timeout_ms";
-    let cut_off = "the reply to /clusters was cut off";
-    let refused = "/clusters answered 503 (so does Envoy";
+    let cut_off = "the reply to /clusters was lost after its headers: cut off";
+    let refused = "cannot reach the admin through admin_cluster (/clusters: 503)";
+    let foreign = "/clusters answered 200 with a text that is not Envoy's";
     let not_sent = "has no host, or its circuit breaker is open";
     let part = b"c::127.0.0.1:9000::health_fl";
     let inside = "ends inside a line";
@@ -101,7 +102,7 @@ fn rows() -> Vec<Row> {
             "circuit_breaker",
             changed(no_requests),
             Is::Silence,
-            "/clusters answered 503",
+            refused,
         ),
         row(
             "cluster_missing",
@@ -110,13 +111,13 @@ fn rows() -> Vec<Row> {
             "Envoy has no cluster",
         ),
         wrong("empty", 200, b"", UNKNOWN),
-        wrong("garbage", 200, b"<html>healthy</html>\n", UNKNOWN),
-        wrong("not_utf8", 200, b"\xff\xfe\0 healthy\n", UNKNOWN),
+        wrong("garbage", 200, b"<html>healthy</html>\n", foreign),
+        wrong("not_utf8", 200, b"\xff\xfe\0 healthy\n", foreign),
         wrong("another_cluster", 200, other, UNKNOWN),
         wrong("another_envoy", 200, ANOTHER, UNKNOWN),
         wrong("truncated_line", 200, part, inside),
         wrong("truncated_end", 200, HEALTHY.trim_ascii_end(), inside),
-        wrong("403", 403, HEALTHY, "allow_paths is too narrow"),
+        wrong("403", 403, HEALTHY, "403: allow_paths must have"),
         wrong("404", 404, HEALTHY, "/clusters answered 404"),
         wrong("500", 500, HEALTHY, "/clusters answered 500"),
     ]
@@ -521,7 +522,8 @@ async fn sixty_four_mib() {
     for _ in 0..3 {
         assert_eq!(prober.get("/healthz").await.status, 503);
     }
-    let cause = "/healthz is unhealthy: admin: the reply to /clusters was cut off";
+    let cause = "/healthz is unhealthy: admin: the reply to /clusters was lost after its headers: cut off, \
+                 too slow, or over 32 MiB";
     assert_eq!(envoy.logged(&[cause]).len(), 1);
     fake.change_to(sound());
     prober.wait_for(200).await;

@@ -29,6 +29,7 @@ macro_rules! both_builds {
     };
 }
 
+mod addresses;
 mod admin;
 mod answers;
 mod backends;
@@ -45,6 +46,7 @@ mod listeners;
 mod lua;
 mod metrics;
 mod module;
+mod not_the_admin;
 mod old_envoy;
 mod operations;
 mod process;
