@@ -39,10 +39,8 @@ pub struct Report {
 /// What the admin's `/ready` said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Ready {
-    /// The configuration does not care.
-    #[default]
-    NotAsked,
     /// 200 `LIVE`.
+    #[default]
     Yes,
     /// 503 and a state: `503 DRAINING`.
     No(String),
@@ -178,7 +176,7 @@ impl View for Report {
 
     fn overridden(&self) -> Option<Override<'_>> {
         match &self.ready {
-            Ready::NotAsked | Ready::Yes => None,
+            Ready::Yes => None,
             Ready::No(state) => Some(Override::NotReady(state)),
         }
     }

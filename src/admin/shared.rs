@@ -39,7 +39,6 @@ pub fn lease(record: Option<&[u8]>, now: u64, interval: u64) -> Lease {
 pub fn write_snapshot(report: &Report, sent: Duration) -> String {
     let sent = sent.as_micros();
     let ready = match &report.ready {
-        Ready::NotAsked => "-",
         Ready::Yes => "+",
         Ready::No(state) => state,
     };
@@ -76,7 +75,6 @@ pub fn read_snapshot(text: &[u8], names: &[String]) -> Option<(Duration, Report)
     let report = Report {
         clusters: parser.finish().ok()?,
         ready: match ready {
-            "-" => Ready::NotAsked,
             "+" => Ready::Yes,
             state => Ready::No(state.to_owned()),
         },
@@ -133,7 +131,7 @@ mod tests {
             names in proptest::collection::btree_set("[a-z:]{1,6}", 1..4),
             flags in proptest::collection::vec("healthy|/failed_active_hc|/new|/pending_active_hc/active_hc_timeout|", 0..5),
             sockets in proptest::collection::vec("[a-z:/@.]{1,9}", 5),
-            ready in prop_oneof![Just(Ready::NotAsked), Just(Ready::Yes), Just(Ready::No("503 DRAINING".to_owned()))],
+            ready in prop_oneof![Just(Ready::Yes), Just(Ready::No("503 DRAINING".to_owned()))],
             sent in any::<u64>().prop_map(Duration::from_micros),
         ) {
             let names: Vec<String> = names.into_iter().collect();
