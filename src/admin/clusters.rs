@@ -517,7 +517,13 @@ mod tests {
                 Some(&[]),
             ),
             (
-                &[head, "other::observability_name::", hostname, health],
+                &[
+                    head,
+                    "a::added_via_api::false",
+                    "other::observability_name::other",
+                    hostname,
+                    health,
+                ],
                 Some(&[]),
             ),
         ];
