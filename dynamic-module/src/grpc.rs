@@ -11,8 +11,6 @@
 //!
 //! The fuzz crate takes this file as it is: it uses nothing of the rest.
 
-use std::collections::BTreeMap;
-
 use prost::Message;
 
 /// What is answered.
@@ -77,11 +75,21 @@ struct Response {
     status: i32,
 }
 
-/// What List is told.
+/// What List is told: on the wire a map from names to statuses.
 #[derive(Clone, PartialEq, Eq, Message)]
 struct ListResponse {
-    #[prost(btree_map = "string, message", tag = "1")]
-    statuses: BTreeMap<String, Response>,
+    #[prost(message, repeated, tag = "1")]
+    statuses: Vec<ListEntry>,
+}
+
+/// An entry of that map. The key is written even if it is empty, as other servers do (prost's own maps do
+/// not): Envoy's `grpc_json_transcoder` crashes on an entry without one.
+#[derive(Clone, PartialEq, Eq, Message)]
+struct ListEntry {
+    #[prost(string, optional, tag = "1")]
+    service: Option<String>,
+    #[prost(message, optional, tag = "2")]
+    response: Option<Response>,
 }
 
 /// The bytes before a message.
@@ -181,13 +189,14 @@ pub fn status(status: ServingStatus) -> Vec<u8> {
 
 /// The message that tells List all services.
 pub fn statuses<'a>(services: impl Iterator<Item = (&'a str, ServingStatus)>) -> Vec<u8> {
-    let response = |status: ServingStatus| {
-        let status = status.into();
-        Response { status }
+    let entry = |(service, status): (&str, ServingStatus)| ListEntry {
+        service: Some(service.to_owned()),
+        response: Some(Response {
+            status: status.into(),
+        }),
     };
-    let statuses = services.map(|(name, status)| (name.to_owned(), response(status)));
     frame(&ListResponse {
-        statuses: statuses.collect(),
+        statuses: services.map(entry).collect(),
     })
 }
 
@@ -280,8 +289,8 @@ mod tests {
         assert_eq!(status(NotServing), b"\0\0\0\0\x02\x08\x02");
         assert_eq!(status(ServiceUnknown), b"\0\0\0\0\x02\x08\x03");
         let list = statuses([("", Serving), ("b", NotServing)].into_iter());
-        let entries = b"\x0a\x04\x12\x02\x08\x01\x0a\x07\x0a\x01b\x12\x02\x08\x02";
-        assert_eq!(list, [&b"\0\0\0\0\x0f"[..], entries].concat());
+        let entries = b"\x0a\x06\x0a\0\x12\x02\x08\x01\x0a\x07\x0a\x01b\x12\x02\x08\x02";
+        assert_eq!(list, [&b"\0\0\0\0\x11"[..], entries].concat());
     }
 
     #[test]

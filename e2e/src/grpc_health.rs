@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
@@ -124,6 +124,23 @@ pub async fn list_by_python(port: u16, ca: Option<&Path>) -> Result<BTreeMap<Str
         .collect()
 }
 
+/// The protocol's own description, as a `FileDescriptorSet` in base64.
+pub fn descriptor_set() -> String {
+    let script = "import base64
+from google.protobuf import descriptor_pb2
+from grpc_health.v1 import health_pb2
+files = descriptor_pb2.FileDescriptorSet()
+health_pb2.DESCRIPTOR.CopyToProto(files.file.add())
+print(base64.b64encode(files.SerializeToString()).decode(), end='')";
+    let output = std::process::Command::new("python3")
+        .args(["-c", script])
+        .env("PYTHONPATH", python_packages())
+        .output()
+        .expect("python3 runs");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("base64")
+}
+
 /// What the script prints, less the last end of line.
 async fn run_python(port: u16, ca: Option<&Path>, method: &str, service: &str) -> String {
     let output = python(port, ca, method, service).output().await;
@@ -131,19 +148,23 @@ async fn run_python(port: u16, ca: Option<&Path>, method: &str, service: &str) -
     text.trim_end().to_owned()
 }
 
-fn python(port: u16, ca: Option<&Path>, method: &str, service: &str) -> Command {
+fn python_packages() -> PathBuf {
     let packages = root().join(".tools/grpc-python");
     assert!(
         packages.exists(),
         "{packages:?} is missing: run make grpc-python"
     );
+    packages
+}
+
+fn python(port: u16, ca: Option<&Path>, method: &str, service: &str) -> Command {
     let mut command = Command::new("python3");
     command
         .arg(root().join("e2e/health_client.py"))
         .arg(port.to_string())
         .arg(ca.unwrap_or(Path::new("")))
         .args([method, service])
-        .env("PYTHONPATH", packages)
+        .env("PYTHONPATH", python_packages())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .kill_on_drop(true);

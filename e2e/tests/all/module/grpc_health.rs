@@ -3,6 +3,7 @@
 mod agreement;
 mod many_watches;
 mod requests;
+mod transcoder;
 mod watches;
 
 use e2e::backend::Backend;
