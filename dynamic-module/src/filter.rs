@@ -14,12 +14,12 @@ use healthz_core::view::{Override, View};
 use crate::config::Config;
 use crate::drain::Asked;
 use crate::envoy::{Answer, Level, Request, Setup};
-use crate::grpc::Status;
+use crate::grpc::{Call, Status};
 use crate::record::Records;
 use crate::source::WorkerView;
 use crate::stats::{Counted, Stats};
 
-pub use health::{Call, Reply, Watched};
+pub use health::{Reply, Watched};
 
 /// A checked configuration and what belongs to it, shared by all workers.
 pub struct Filter {
@@ -82,7 +82,8 @@ impl Filter {
             Some(_) if end => Action::Answer(Status::InvalidArgument.into()),
             Some(method) => {
                 self.records.drain.reached(Asked::Grpc);
-                Action::Read(Box::new(Call::new(method)))
+                let encoding = request.header("grpc-encoding");
+                Action::Read(Box::new(Call::new(method, encoding)))
             }
         }
     }

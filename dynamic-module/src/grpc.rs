@@ -9,8 +9,15 @@
 //! 00 00000002 0801
 //! ```
 //!
+//! A compressed message begins with 01, and the header `grpc-encoding` says how: `gzip`, or `deflate`,
+//! which is zlib's format.
+//!
 //! The fuzz crate takes this file as it is: it uses nothing of the rest.
 
+use std::borrow::Cow;
+use std::io::Read;
+
+use flate2::bufread::{GzDecoder, ZlibDecoder};
 use prost::Message;
 
 /// What is answered.
@@ -33,15 +40,32 @@ pub enum Status {
     NotFound,
     /// The message is too long.
     ResourceExhausted,
-    /// The message is compressed.
+    /// The message is compressed in a way that is not read.
     Unimplemented,
+    /// The message cannot be decompressed.
+    Internal,
     /// A Watch that would not hear of changes.
     Unavailable,
 }
 
-/// A message that is being received.
-#[derive(Debug, Default)]
-pub struct Incoming(Vec<u8>);
+/// A call whose message is being received.
+#[derive(Debug)]
+pub struct Call {
+    method: Method,
+    encoding: Encoding,
+    body: Vec<u8>,
+}
+
+/// What a call's header `grpc-encoding` says of its compressed messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    /// `identity`, or no such header: there are none.
+    Identity,
+    Gzip,
+    Deflate,
+    /// One that is not read.
+    Other,
+}
 
 /// What a service is told to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
@@ -124,26 +148,43 @@ impl Status {
             Self::InvalidArgument => ("3", "not one message of this method"),
             Self::NotFound => ("5", "unknown service"),
             Self::ResourceExhausted => ("8", "longer than 4096 bytes"),
-            Self::Unimplemented => ("12", "compressed messages are not read"),
+            Self::Unimplemented => ("12", "grpc-encoding is not gzip, deflate or identity"),
+            Self::Internal => ("13", "the message cannot be decompressed"),
             Self::Unavailable => ("14", "unavailable"),
         }
     }
 }
 
-impl Incoming {
+impl Call {
+    /// A call of which nothing has come but its headers.
+    pub fn new(method: Method, grpc_encoding: &[u8]) -> Self {
+        let encoding = match grpc_encoding {
+            b"" | b"identity" => Encoding::Identity,
+            b"gzip" => Encoding::Gzip,
+            b"deflate" => Encoding::Deflate,
+            _ => Encoding::Other,
+        };
+        Self {
+            method,
+            encoding,
+            body: Vec::new(),
+        }
+    }
+
+    /// What is called.
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
     /// Takes a piece of the body. Whatever comes, no more is kept than one message may have.
     pub fn add(&mut self, piece: &[u8]) -> Result<(), Status> {
         // Enough to see a message's length, or that it is not the only one.
-        let room = (PREFIX + LONGEST + 1).saturating_sub(self.0.len());
-        self.0.extend(piece.iter().take(room));
-        let Some((compressed, length, message)) = self.split() else {
+        let room = (PREFIX + LONGEST + 1).saturating_sub(self.body.len());
+        self.body.extend(piece.iter().take(room));
+        let Some((flag, length, message)) = self.split() else {
             return Ok(());
         };
-        match compressed {
-            0 => {}
-            1 => return Err(Status::Unimplemented),
-            _ => return Err(Status::InvalidArgument),
-        }
+        self.check(flag)?;
         if length > LONGEST {
             return Err(Status::ResourceExhausted);
         }
@@ -151,6 +192,18 @@ impl Incoming {
             return Err(Status::InvalidArgument);
         }
         Ok(())
+    }
+
+    /// Whether a message with this flag can be read.
+    fn check(&self, flag: u8) -> Result<(), Status> {
+        match (flag, self.encoding) {
+            (0, _) | (1, Encoding::Gzip | Encoding::Deflate) => Ok(()),
+            (1, Encoding::Identity) => Err(Status::Internal),
+            // Clients take 12 for "no health checks here", and call a backend that may be dead.
+            (1, Encoding::Other) if self.method == Method::Watch => Err(Status::Internal),
+            (1, Encoding::Other) => Err(Status::Unimplemented),
+            _ => Err(Status::InvalidArgument),
+        }
     }
 
     /// The service that the whole body asks for.
@@ -164,20 +217,48 @@ impl Incoming {
     }
 
     fn decode<T: Message + Default>(&self) -> Result<T, Status> {
-        match self.split() {
-            Some((0, length, message)) if length == message.len() => {
-                T::decode(message).map_err(|_| Status::InvalidArgument)
-            }
-            _ => Err(Status::InvalidArgument),
+        let Some((flag, length, message)) = self.split() else {
+            return Err(Status::InvalidArgument);
+        };
+        if length != message.len() {
+            return Err(Status::InvalidArgument);
         }
+        self.check(flag)?;
+        let message = match (flag, self.encoding) {
+            (1, Encoding::Gzip) => {
+                decompress(GzDecoder::new(message), GzDecoder::into_inner)?.into()
+            }
+            (1, Encoding::Deflate) => {
+                decompress(ZlibDecoder::new(message), ZlibDecoder::into_inner)?.into()
+            }
+            _ => Cow::Borrowed(message),
+        };
+        T::decode(&*message).map_err(|_| Status::InvalidArgument)
     }
 
     /// Whether the message is compressed, its length, and what is there of it.
     fn split(&self) -> Option<(u8, usize, &[u8])> {
-        let (prefix, message) = self.0.split_first_chunk::<PREFIX>()?;
-        let [compressed, length @ ..] = *prefix;
+        let (prefix, message) = self.body.split_first_chunk::<PREFIX>()?;
+        let [flag, length @ ..] = *prefix;
         let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-        Some((compressed, length, message))
+        Some((flag, length, message))
+    }
+}
+
+/// What this decoder gives, if that is no longer than a message may be and nothing is left behind it.
+fn decompress<'a, D: Read>(
+    mut decoder: D,
+    into_inner: impl FnOnce(D) -> &'a [u8],
+) -> Result<Vec<u8>, Status> {
+    let mut message = Vec::new();
+    let bound = LONGEST as u64 + 1;
+    let read = decoder.by_ref().take(bound).read_to_end(&mut message);
+    if message.len() > LONGEST {
+        return Err(Status::ResourceExhausted);
+    }
+    match read {
+        Ok(_) if into_inner(decoder).is_empty() => Ok(message),
+        _ => Err(Status::Internal),
     }
 }
 
@@ -212,21 +293,28 @@ fn frame(message: &impl Message) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use flate2::Compression;
+    use flate2::bufread::{GzEncoder, ZlibEncoder};
+
     use super::*;
 
     /// The whole body in one piece, and byte by byte.
     fn check(body: &[u8], expected: Result<&str, Status>) {
+        check_encoded(Method::Check, "", body, expected);
+    }
+
+    fn check_encoded(method: Method, encoding: &str, body: &[u8], expected: Result<&str, Status>) {
         for size in [body.len().max(1), 1, 3] {
-            let mut incoming = Incoming::default();
+            let mut call = Call::new(method, encoding.as_bytes());
             let mut pieces = body.chunks(size);
-            let read = pieces.try_for_each(|piece| incoming.add(piece));
-            let service = read.and_then(|()| incoming.service());
+            let read = pieces.try_for_each(|piece| call.add(piece));
+            let service = read.and_then(|()| call.service());
             assert_eq!(
                 service.as_deref(),
                 expected.as_deref(),
-                "{body:x?} by {size}"
+                "{method:?} {encoding} {body:x?} by {size}"
             );
-            assert!(incoming.0.len() <= PREFIX + LONGEST + 1);
+            assert!(call.body.len() <= PREFIX + LONGEST + 1);
         }
     }
 
@@ -236,7 +324,7 @@ mod tests {
 
     #[test]
     fn requests() {
-        use Status::{InvalidArgument, ResourceExhausted, Unimplemented};
+        use Status::{InvalidArgument, ResourceExhausted};
         check(&body(3, b"\x0a\x01a"), Ok("a"));
         check(&body(0, b""), Ok(""));
         check(&body(2, b"\x0a\0"), Ok(""));
@@ -265,18 +353,115 @@ mod tests {
         ] {
             check(bad, Err(InvalidArgument));
         }
-        check(b"\x01\0\0\0\0", Err(Unimplemented));
-        check(b"\x01\xff\xff\xff\xff", Err(Unimplemented));
+    }
+
+    fn compressed(message: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(message.len()).unwrap();
+        [&[1], &length.to_be_bytes()[..], message].concat()
+    }
+
+    fn gzip(message: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut encoder = GzEncoder::new(message, Compression::best());
+        encoder.read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn zlib(message: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut encoder = ZlibEncoder::new(message, Compression::best());
+        encoder.read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn compressed_requests() {
+        use Status::{Internal, InvalidArgument, ResourceExhausted};
+        let name = "n".repeat(4093);
+        let longest = [b"\x0a\xfd\x1f", name.as_bytes()].concat();
+        type Compress = fn(&[u8]) -> Vec<u8>;
+        for (encoding, compress) in [("gzip", gzip as Compress), ("deflate", zlib)] {
+            let check = |message: &[u8], expected| {
+                check_encoded(Method::Check, encoding, &compressed(message), expected);
+                check_encoded(Method::Watch, encoding, &compressed(message), expected);
+            };
+            let plain = body(3, b"\x0a\x01a");
+            check_encoded(Method::Watch, encoding, &plain, Ok("a"));
+            let good = compress(b"\x0a\x01a");
+            check(&good, Ok("a"));
+            check(&compress(b""), Ok(""));
+            check(&compress(&longest), Ok(name.as_str()));
+            check(
+                &compress(&[&longest[..], b"\x0a"].concat()),
+                Err(ResourceExhausted),
+            );
+            // A thousand times what it is on the wire.
+            check(&compress(&[0; 1 << 20]), Err(ResourceExhausted));
+            check(&compress(b"\x0a\x01\xff"), Err(InvalidArgument));
+            check(b"", Err(Internal));
+            check(b"\x0a\x01a", Err(Internal));
+            check(&[&good[..], b"x"].concat(), Err(Internal));
+            check(&[&good[..], &good].concat(), Err(Internal));
+            for cut in 1..good.len() {
+                check(&good[..cut], Err(Internal));
+            }
+            let mut wrong_sum = good.clone();
+            *wrong_sum.last_mut().unwrap() ^= 1;
+            check(&wrong_sum, Err(Internal));
+        }
+        check_encoded(
+            Method::Check,
+            "gzip",
+            &compressed(&zlib(b"")),
+            Err(Internal),
+        );
+        check_encoded(
+            Method::Check,
+            "deflate",
+            &compressed(&gzip(b"")),
+            Err(Internal),
+        );
+        // Of these the prefix says enough.
+        check_encoded(
+            Method::Check,
+            "gzip",
+            b"\x01\0\0\x10\x01",
+            Err(ResourceExhausted),
+        );
+        check_encoded(Method::Check, "gzip", b"\x02\0\0\0\0", Err(InvalidArgument));
+    }
+
+    /// A Watch is never told 12.
+    #[test]
+    fn what_cannot_be_decompressed() {
+        use Method::{Check, List, Watch};
+        use Status::{Internal, Unimplemented};
+        for (encoding, method, expected) in [
+            ("", Check, Internal),
+            ("", Watch, Internal),
+            ("identity", List, Internal),
+            ("identity", Watch, Internal),
+            ("zstd", Check, Unimplemented),
+            ("GZIP", List, Unimplemented),
+            ("gzip, deflate", Check, Unimplemented),
+            ("zstd", Watch, Internal),
+        ] {
+            check_encoded(method, encoding, b"\x01\0\0\0\0", Err(expected));
+            check_encoded(method, encoding, b"\x01\xff\xff\xff\xff", Err(expected));
+            // Its encoding does not matter to a message that is not compressed.
+            check_encoded(method, encoding, &body(3, b"\x0a\x01a"), Ok("a"));
+        }
     }
 
     #[test]
     fn the_whole_list() {
         let list = |body: &[u8]| {
-            let mut incoming = Incoming::default();
-            incoming.add(body).and_then(|()| incoming.list())
+            let mut call = Call::new(Method::List, b"gzip");
+            call.add(body).and_then(|()| call.list())
         };
         assert_eq!(list(&body(0, b"")), Ok(()));
         assert_eq!(list(&body(3, b"\x0a\x01a")), Ok(()));
+        assert_eq!(list(&compressed(&gzip(b""))), Ok(()));
         for bad in [&b""[..], &body(1, b""), &body(1, b"\x0f")] {
             assert_eq!(list(bad), Err(Status::InvalidArgument), "{bad:x?}");
         }

@@ -14,7 +14,8 @@ use super::callbacks::{CALLBACKS, Callbacks, Loading, Scheduler, Stream, write_l
 use super::{Buffer, Pointer, guard};
 use crate::connections;
 use crate::envoy::{Answer, Level, Request, Waker, Watcher};
-use crate::filter::{Action, Call, Filter, Reply, Watched};
+use crate::filter::{Action, Filter, Reply, Watched};
+use crate::grpc::Call;
 use crate::watch::{self, WatchId};
 
 /// What Envoy 1.40 calls its ABI. 1.38 and 1.39 call theirs `v0.1.0` and say in a warning that it

@@ -5,16 +5,10 @@ use healthz_core::judgement::{Health, health};
 
 use super::Filter;
 use crate::envoy::{Answer, Request};
-use crate::grpc::{Incoming, Method, ServingStatus, Status, is_protobuf, status, statuses};
+use crate::grpc::{Call, Method, ServingStatus, Status, is_protobuf, status, statuses};
 use crate::source::WorkerView;
 use crate::stats::Counted;
 use crate::watch::{self, Key, WatchId};
-
-/// A call whose message is being received.
-pub struct Call {
-    method: Method,
-    message: Incoming,
-}
 
 /// The answer to a call.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,16 +30,6 @@ pub struct Watched {
     pub told: Health,
 }
 
-impl Call {
-    /// A call of which nothing has come but its headers.
-    pub fn new(method: Method) -> Self {
-        Self {
-            method,
-            message: Incoming::default(),
-        }
-    }
-}
-
 impl Filter {
     /// The method that is called, if it is one of ours.
     pub(super) fn method(&self, target: &[u8], request: &dyn Request) -> Option<Method> {
@@ -62,7 +46,7 @@ impl Filter {
     /// nothing to say.
     pub fn read(&self, call: &mut Call, end: bool, request: &dyn Request) -> Option<Reply> {
         let mut pieces = request.body().into_iter();
-        let reply = match pieces.try_for_each(|piece| call.message.add(piece)) {
+        let reply = match pieces.try_for_each(|piece| call.add(piece)) {
             Ok(()) if end => self.reply(call, request),
             Ok(()) => return None,
             Err(status) => Err(status),
@@ -71,9 +55,9 @@ impl Filter {
     }
 
     fn reply(&self, call: &Call, request: &dyn Request) -> Result<Reply, Status> {
-        match call.method {
+        match call.method() {
             Method::Check => {
-                let service = call.message.service()?;
+                let service = call.service()?;
                 let &endpoint = self.config.services.get(&service).ok_or(Status::NotFound)?;
                 let health = self.health(endpoint, request);
                 let counted = Counted::Check(health);
@@ -81,7 +65,7 @@ impl Filter {
                 Ok(Reply::Message(status(health.into())))
             }
             Method::List => {
-                call.message.list()?;
+                call.list()?;
                 let services = self.config.services.iter();
                 let services = services.map(|(name, &endpoint)| {
                     (name.as_str(), self.health(endpoint, request).into())
@@ -89,7 +73,7 @@ impl Filter {
                 Ok(Reply::Message(statuses(services)))
             }
             Method::Watch => {
-                let service = call.message.service()?;
+                let service = call.service()?;
                 match self.config.services.get(&service) {
                     Some(&endpoint) => self.watch(endpoint, request),
                     // Services come only with another configuration, which other calls will meet.
@@ -156,7 +140,12 @@ impl From<Health> for ServingStatus {
 
 impl From<Status> for Answer {
     fn from(status: Status) -> Self {
-        let (status, message) = status.text();
-        Self::grpc(status, Some(message))
+        let (code, message) = status.text();
+        let mut answer = Self::grpc(code, Some(message));
+        if status == Status::Unimplemented {
+            let read = ("grpc-accept-encoding", "identity,gzip,deflate".into());
+            answer.headers.push(read);
+        }
+        answer
     }
 }

@@ -420,11 +420,18 @@ fn a_check_is_told_what_a_probe_is_told() {
         (&[b"\0\0\0\0\x03\x0a\x01"], "3"),
         (&[b"\0\0\0\0\0", b"\0\0\0\0\0"], "3"),
         (&[b"\0\0\0\x10", b"\x01"], "8"),
-        (&[b"\x01\0\0\0\x03"], "12"),
+        (&[b"\x01\0\0\0\x03"], "13"),
     ] {
         let reply = envoy.call(&filter, pieces);
         assert_eq!(failed(reply), expected, "{pieces:?}");
     }
+    envoy.headers.insert("grpc-encoding", "zstd");
+    let Reply::Failed(answer) = envoy.call(&filter, &[b"\x01\0\0\0\x03"]) else {
+        panic!("it is read");
+    };
+    let read = ("grpc-accept-encoding", "identity,gzip,deflate".into());
+    assert!(answer.headers.contains(&read));
+    assert_eq!(failed(Reply::Failed(answer)), "12");
     // The end of the stream with the headers: no message.
     let answer = answered(&filter, &envoy);
     assert_eq!(failed(Reply::Failed(answer)), "3");

@@ -1,6 +1,7 @@
 //! `grpc.health.v1.Health`, answered by the module: asked by clients that are not ours.
 
 mod agreement;
+mod compression;
 mod many_watches;
 mod requests;
 mod transcoder;
