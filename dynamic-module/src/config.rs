@@ -15,7 +15,7 @@ use healthz_core::config::{
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::grpc::Method;
+use crate::grpc::wire::Method;
 
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]

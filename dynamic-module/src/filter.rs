@@ -1,8 +1,5 @@
 //! A request, to its answer; and what is logged and counted of it.
 
-mod health;
-
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use healthz_core::answer::{self, Age, RequestKind, Response};
@@ -12,20 +9,18 @@ use healthz_core::transition::Transition;
 use healthz_core::view::{Override, View};
 
 use crate::config::Config;
-use crate::drain::Asked;
+use crate::drain::Target;
 use crate::envoy::{Answer, Level, Request, Setup};
-use crate::grpc::{Call, Status};
+use crate::grpc::wire::{Call, Method, Status, is_protobuf};
 use crate::record::Records;
 use crate::source::WorkerView;
 use crate::stats::{Counted, Stats};
 
-pub use health::{Reply, Watched};
-
 /// A checked configuration and what belongs to it, shared by all workers.
 pub struct Filter {
-    config: Config,
-    records: Arc<Records>,
-    stats: Stats,
+    pub(crate) config: Config,
+    pub(crate) records: Arc<Records>,
+    pub(crate) stats: Stats,
 }
 
 /// What becomes of a request when its headers have come.
@@ -74,14 +69,14 @@ impl Filter {
         if let Some(probe) = self.probe(target) {
             self.records
                 .drain
-                .reached(Asked::Endpoint(&probe.endpoint.path));
+                .reached(Target::Endpoint(&probe.endpoint.path));
             return Action::Answer(self.answer(&probe, request));
         }
         match self.method(target, request) {
             None => Action::Pass,
-            Some(_) if end => Action::Answer(Status::InvalidArgument.into()),
+            Some(_) if end => Action::Answer(Answer::Grpc(Status::InvalidArgument)),
             Some(method) => {
-                self.records.drain.reached(Asked::Grpc);
+                self.records.drain.reached(Target::Grpc);
                 let encoding = request.header("grpc-encoding");
                 Action::Read(Box::new(Call::new(method, encoding)))
             }
@@ -93,19 +88,19 @@ impl Filter {
         if self.config.services.is_empty() {
             return;
         }
-        let target = request.header(":path");
-        let asked = match self.probe(target) {
-            Some(probe) => Asked::Endpoint(&probe.endpoint.path),
-            None if self.method(target, request).is_some() => Asked::Grpc,
+        let path = request.header(":path");
+        let target = match self.probe(path) {
+            Some(probe) => Target::Endpoint(&probe.endpoint.path),
+            None if self.method(path, request).is_some() => Target::Grpc,
             None => return,
         };
         // Envoy's own word for it: no client and no backend can give it.
         if request.response_details() == b"health_check_failed" {
-            self.records.drain.answered_before(asked);
+            self.records.drain.answered_before(target);
         }
     }
 
-    /// The endpoint that is asked for, if it is one of ours.
+    /// The endpoint that is probed, if it is one of ours.
     fn probe<'a>(&'a self, target: &'a [u8]) -> Option<Probe<'a>> {
         let mut target = target.splitn(2, |&byte| byte == b'?');
         let path = target.next().unwrap_or_default();
@@ -116,6 +111,17 @@ impl Filter {
             endpoint,
             query: target.next().unwrap_or_default(),
         })
+    }
+
+    /// The method that is called, if it is one of ours.
+    fn method(&self, target: &[u8], request: &dyn Request) -> Option<Method> {
+        if self.config.services.is_empty() {
+            return None;
+        }
+        let method = Method::of_path(target)?;
+        let good =
+            request.header(":method") == b"POST" && is_protobuf(request.header("content-type"));
+        good.then_some(method)
     }
 
     fn answer(&self, probe: &Probe<'_>, request: &dyn Request) -> Answer {
@@ -136,7 +142,7 @@ impl Filter {
 
     /// Logs and shows a verdict if it differs from the last one. The gauge is the newest configuration's.
     /// That of a request which has no way to the clusters counts only if none has.
-    fn note(
+    pub(crate) fn note(
         &self,
         index: usize,
         endpoint: &Endpoint,
@@ -144,7 +150,7 @@ impl Filter {
         request: &dyn Request,
         view: &WorkerView<'_>,
     ) {
-        if !self.records.counts(index, view.is_blind()) {
+        if !self.records.counts(index, !view.reaches_clusters()) {
             if let Some(Override::NoKnowledge(why)) = view.overridden()
                 && self.records.log_blind(index)
             {
@@ -194,44 +200,21 @@ impl Probe<'_> {
 }
 
 impl Answer {
-    /// The headers and the body that say this; to a HEAD the body is left out, its length is not.
+    /// The answer that says this; to a HEAD the body is left out, its length is not.
     fn new(response: Response, head: bool) -> Self {
         match response {
             Response::Http {
                 status,
                 headers,
                 body,
-            } => {
-                let length = body.len().to_string();
-                let mut all = Vec::with_capacity(headers.len() + 2);
-                all.push((":status", Cow::Borrowed(text_of(status))));
-                all.extend(
-                    headers
-                        .iter()
-                        .map(|&(name, value)| (name, Cow::Borrowed(value))),
-                );
-                all.push(("content-length", Cow::Owned(length)));
-                Self {
-                    headers: all,
-                    body: if head { "".into() } else { body },
-                }
-            }
-            Response::Grpc(Health::Healthy) => Self::grpc("0", None),
-            Response::Grpc(Health::Unhealthy) => Self::grpc("14", Some("unavailable")),
-        }
-    }
-
-    /// A gRPC status alone.
-    fn grpc(status: &'static str, message: Option<&'static str>) -> Self {
-        let mut headers = vec![
-            (":status", "200".into()),
-            ("content-type", "application/grpc".into()),
-            ("grpc-status", status.into()),
-        ];
-        headers.extend(message.map(|message| ("grpc-message", message.into())));
-        Self {
-            headers,
-            body: "".into(),
+            } => Self::Http {
+                status: text_of(status),
+                headers,
+                length: body.len(),
+                body: if head { "".into() } else { body },
+            },
+            Response::Grpc(Health::Healthy) => Self::Grpc(Status::Ok),
+            Response::Grpc(Health::Unhealthy) => Self::Grpc(Status::Unavailable),
         }
     }
 }

@@ -9,10 +9,10 @@ use flate2::bufread::{GzEncoder, ZlibEncoder};
 use libfuzzer_sys::fuzz_target;
 
 #[allow(dead_code)]
-#[path = "../../dynamic-module/src/grpc.rs"]
-mod grpc;
+#[path = "../../dynamic-module/src/grpc/wire.rs"]
+mod wire;
 
-use grpc::{Call, Method, Status};
+use wire::{Call, Method, Status};
 
 const ENCODINGS: [&[u8]; 4] = [b"", b"gzip", b"deflate", b"zstd"];
 

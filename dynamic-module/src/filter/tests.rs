@@ -7,7 +7,8 @@ use healthz_core::view::Counts;
 
 use super::*;
 use crate::envoy::Metric;
-use crate::grpc::{ServingStatus, status, statuses};
+use crate::grpc::calls::Reply;
+use crate::grpc::wire::{ServingStatus, status, statuses};
 
 /// An Envoy whose clusters the test sets.
 #[derive(Default)]
@@ -107,8 +108,10 @@ impl FakeEnvoy {
         let Action::Answer(answer) = filter.begin(self, true) else {
             return None;
         };
-        assert_eq!(answer.headers[0].0, ":status");
-        Some((answer.headers[0].1.to_string(), answer.body.to_string()))
+        match answer {
+            Answer::Http { status, body, .. } => Some((status.to_owned(), body.into_owned())),
+            Answer::Grpc(status) => Some((format!("{status:?}"), String::new())),
+        }
     }
 }
 
@@ -157,9 +160,9 @@ fn priorities_are_added_up_by_either_way() {
     assert_eq!(envoy.get(&filter, "/p?verbose"), expected);
 }
 
-/// Whatever the route leads to, it is asked for nothing but the configuration's cluster.
+/// Whatever the route leads to, only the configuration's cluster is queried.
 #[test]
-fn another_route_is_not_asked() {
+fn another_route_is_not_queried() {
     let endpoint = r#"{"path": "/r", "clusters": ["c", "d"], "require": "any"}"#;
     let mut envoy = FakeEnvoy {
         clusters: [("c", vec![hosts(1, 1, 0)]), ("d", vec![hosts(1, 1, 0)])].into(),
@@ -316,7 +319,7 @@ fn no_probe_goes_uncounted() {
 }
 
 #[test]
-fn what_is_asked_decides_the_form() {
+fn the_request_decides_the_form() {
     let endpoint = r#"{"path": "/form", "clusters": []}"#;
     let mut envoy = FakeEnvoy::default();
     let filter = filter(&envoy, endpoint);
@@ -327,16 +330,14 @@ fn what_is_asked_decides_the_form() {
     envoy.headers.insert(":method", "HEAD");
     assert_eq!(envoy.ask(&filter, "/form?x"), answer("200", ""));
     let head = answered(&filter, &envoy);
-    assert!(head.headers.contains(&("content-length", "2".into())));
+    assert!(matches!(head, Answer::Http { length: 2, .. }), "{head:?}");
     envoy.headers.insert(":method", "POST");
     assert_eq!(
         envoy.ask(&filter, "/form"),
         answer("405", "method not allowed")
     );
     envoy.headers.insert("content-type", "application/grpc");
-    assert_eq!(envoy.ask(&filter, "/form"), answer("200", ""));
-    let grpc = answered(&filter, &envoy);
-    assert!(grpc.headers.contains(&("grpc-status", "0".into())));
+    assert_eq!(envoy.ask(&filter, "/form"), answer("Ok", ""));
 }
 
 /// A filter that answers for `""` and `a` by the cluster `c`, and for `live` by none.
@@ -381,24 +382,15 @@ impl FakeEnvoy {
 
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 
-fn failed(reply: Reply) -> String {
-    let Reply::Failed(answer) = reply else {
-        panic!("{reply:?}");
-    };
-    assert_eq!(answer.body, "");
-    assert!(answer.headers.contains(&(":status", "200".into())));
-    assert!(
-        answer
-            .headers
-            .contains(&("content-type", "application/grpc".into()))
-    );
-    let mut headers = answer.headers.into_iter();
-    let status = headers.find(|(name, _)| *name == "grpc-status");
-    status.unwrap().1.into_owned()
+fn failed(reply: Reply) -> Status {
+    match reply {
+        Reply::Failed(status) => status,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
-fn a_check_is_told_what_a_probe_is_told() {
+fn a_check_says_what_a_probe_says() {
     let mut envoy = FakeEnvoy::on_http2(CHECK);
     let filter = with_services(&envoy, "/check");
     for (usable, expected) in [
@@ -415,26 +407,22 @@ fn a_check_is_told_what_a_probe_is_told() {
         assert_eq!(reply, Reply::Message(status(ServingStatus::Serving)));
     }
     for (pieces, expected) in [
-        (&[&b"\0\0\0\0\x03\x0a\x01b"[..]][..], "5"),
-        (&[], "3"),
-        (&[b"\0\0\0\0\x03\x0a\x01"], "3"),
-        (&[b"\0\0\0\0\0", b"\0\0\0\0\0"], "3"),
-        (&[b"\0\0\0\x10", b"\x01"], "8"),
-        (&[b"\x01\0\0\0\x03"], "13"),
+        (&[&b"\0\0\0\0\x03\x0a\x01b"[..]][..], Status::NotFound),
+        (&[], Status::InvalidArgument),
+        (&[b"\0\0\0\0\x03\x0a\x01"], Status::InvalidArgument),
+        (&[b"\0\0\0\0\0", b"\0\0\0\0\0"], Status::InvalidArgument),
+        (&[b"\0\0\0\x10", b"\x01"], Status::ResourceExhausted),
+        (&[b"\x01\0\0\0\x03"], Status::Internal),
     ] {
         let reply = envoy.call(&filter, pieces);
         assert_eq!(failed(reply), expected, "{pieces:?}");
     }
     envoy.headers.insert("grpc-encoding", "zstd");
-    let Reply::Failed(answer) = envoy.call(&filter, &[b"\x01\0\0\0\x03"]) else {
-        panic!("it is read");
-    };
-    let read = ("grpc-accept-encoding", "identity,gzip,deflate".into());
-    assert!(answer.headers.contains(&read));
-    assert_eq!(failed(Reply::Failed(answer)), "12");
+    let reply = envoy.call(&filter, &[b"\x01\0\0\0\x03"]);
+    assert_eq!(failed(reply), Status::Unimplemented);
     // The end of the stream with the headers: no message.
-    let answer = answered(&filter, &envoy);
-    assert_eq!(failed(Reply::Failed(answer)), "3");
+    let no_message = Answer::Grpc(Status::InvalidArgument);
+    assert_eq!(answered(&filter, &envoy), no_message);
 
     // What followed came too quickly to be a transition.
     let expected = [
@@ -477,7 +465,8 @@ fn all_services_are_listed() {
         ("live", ServingStatus::Serving),
     ];
     assert_eq!(reply, Reply::Message(statuses(expected.into_iter())));
-    assert_eq!(failed(envoy.call(&filter, &[b"\0\0\0\0\x01\x0f"])), "3");
+    let reply = envoy.call(&filter, &[b"\0\0\0\0\x01\x0f"]);
+    assert_eq!(failed(reply), Status::InvalidArgument);
 }
 
 #[test]
@@ -513,7 +502,7 @@ fn a_watch_begins_with_the_status() {
         panic!("no Watch");
     };
     assert_eq!(message, status(ServingStatus::Serving));
-    assert_eq!(watched.told, Health::Healthy);
+    assert_eq!(watched.sent, Health::Healthy);
     assert_eq!(watched.key.endpoint, 0);
     assert_eq!(watched.key.route.as_deref(), Some(&b"r"[..]));
 
@@ -523,13 +512,14 @@ fn a_watch_begins_with_the_status() {
         panic!("no Watch");
     };
     assert_eq!(message, status(ServingStatus::NotServing));
-    assert_eq!((other.told, other.key), (Health::Unhealthy, watched.key));
+    assert_eq!((other.sent, other.key), (Health::Unhealthy, watched.key));
 
     // Without a network filter it depends on the route's cluster.
     envoy.network_filter = false;
     for other in [Some("r"), None] {
         envoy.route = other;
-        assert_eq!(failed(envoy.call(&filter, &[b"\0\0\0\0\0"])), "14");
+        let reply = envoy.call(&filter, &[b"\0\0\0\0\0"]);
+        assert_eq!(failed(reply), Status::Unavailable);
     }
     envoy.route = Some("c");
     let route = envoy.call(&filter, &[b"\0\0\0\0\0"]);
@@ -542,16 +532,16 @@ fn a_watch_begins_with_the_status() {
     let expected = status(ServingStatus::ServiceUnknown);
     assert_eq!(unknown, Reply::Watch(expected, None));
     let reply = envoy.call(&filter, &[b"\0\0\0\0\x03\x0a\x01"]);
-    assert_eq!(failed(reply), "3");
+    assert_eq!(failed(reply), Status::InvalidArgument);
 }
 
-/// What Envoy's health_check filter answers in our place, Watches are told too.
+/// What Envoy's health_check filter answers in our place, Watches are sent too.
 #[test]
-fn a_watch_is_told_of_a_drain() {
+fn a_watch_hears_of_a_drain() {
     let mut envoy = FakeEnvoy::on_http2("/grpc.health.v1.Health/Watch");
     envoy.clusters.insert("c", vec![hosts(1, 1, 0)]);
     let filter = with_services(&envoy, "/drain");
-    let healthy = |envoy: &FakeEnvoy| [0, 1].map(|index| filter.watched(index, envoy));
+    let healthy = |envoy: &FakeEnvoy| [0, 1].map(|index| filter.health_for_watches(index, envoy));
     let (up, down) = (Health::Healthy, Health::Unhealthy);
     let mut answered_before = |path, details, expected| {
         envoy.headers.insert(":path", path);
@@ -563,9 +553,9 @@ fn a_watch_is_told_of_a_drain() {
     answered_before("/other", "health_check_failed", [up, up]);
     answered_before("/drain?x", "health_check_failed", [down, up]);
     answered_before(CHECK, "health_check_failed", [down, down]);
-    assert_eq!(envoy.get(&filter, "/live"), answer("200", ""));
+    assert_eq!(envoy.get(&filter, "/live"), answer("Ok", ""));
     assert_eq!(healthy(&envoy), [down, down]);
-    assert_eq!(envoy.get(&filter, "/drain"), answer("200", ""));
+    assert_eq!(envoy.get(&filter, "/drain"), answer("Ok", ""));
     assert_eq!(healthy(&envoy), [up, up]);
     // No transition of the endpoint, as with probes.
     assert_eq!(envoy.log.borrow().len(), 2);

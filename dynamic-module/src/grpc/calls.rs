@@ -1,14 +1,14 @@
-//! `grpc.health.v1.Health`: a call's message, to what its caller is told.
+//! A call's message, to its reply.
 
 use healthz_core::config::Endpoint;
 use healthz_core::judgement::{Health, health};
 
-use super::Filter;
-use crate::envoy::{Answer, Request};
-use crate::grpc::{Call, Method, ServingStatus, Status, is_protobuf, status, statuses};
+use super::watch::{self, Key, WatchId};
+use super::wire::{Call, Method, ServingStatus, Status, status, statuses};
+use crate::envoy::Request;
+use crate::filter::Filter;
 use crate::source::WorkerView;
 use crate::stats::Counted;
-use crate::watch::{self, Key, WatchId};
 
 /// The answer to a call.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum Reply {
     /// A message, with which the call has succeeded.
     Message(Vec<u8>),
     /// No message.
-    Failed(Answer),
+    Failed(Status),
     /// A message; others follow, and the call does not end.
     Watch(Vec<u8>, Option<Watched>),
 }
@@ -24,24 +24,13 @@ pub enum Reply {
 /// What a Watch follows.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Watched {
-    /// Who is told the same.
+    /// The Watches that follow the same.
     pub key: Key,
     /// What the first message says.
-    pub told: Health,
+    pub sent: Health,
 }
 
 impl Filter {
-    /// The method that is called, if it is one of ours.
-    pub(super) fn method(&self, target: &[u8], request: &dyn Request) -> Option<Method> {
-        if self.config.services.is_empty() {
-            return None;
-        }
-        let method = Method::of_path(target)?;
-        let good =
-            request.header(":method") == b"POST" && is_protobuf(request.header("content-type"));
-        good.then_some(method)
-    }
-
     /// Takes the piece of a call's body that has come, the last one if `end`; `None` while there is
     /// nothing to say.
     pub fn read(&self, call: &mut Call, end: bool, request: &dyn Request) -> Option<Reply> {
@@ -51,7 +40,7 @@ impl Filter {
             Ok(()) => return None,
             Err(status) => Err(status),
         };
-        Some(reply.unwrap_or_else(|status| Reply::Failed(status.into())))
+        Some(reply.unwrap_or_else(Reply::Failed))
     }
 
     fn reply(&self, call: &Call, request: &dyn Request) -> Result<Reply, Status> {
@@ -75,8 +64,8 @@ impl Filter {
             Method::Watch => {
                 let service = call.service()?;
                 match self.config.services.get(&service) {
-                    Some(&endpoint) => self.watch(endpoint, request),
-                    // Services come only with another configuration, which other calls will meet.
+                    Some(&endpoint) => self.begin_watch(endpoint, request),
+                    // Services come only with another configuration, which other calls will reach.
                     None => Ok(Reply::Watch(status(ServingStatus::ServiceUnknown), None)),
                 }
             }
@@ -84,12 +73,13 @@ impl Filter {
     }
 
     /// Begins a Watch of an endpoint.
-    fn watch(&self, index: usize, request: &dyn Request) -> Result<Reply, Status> {
-        let told = self.watched(index, request);
+    fn begin_watch(&self, index: usize, request: &dyn Request) -> Result<Reply, Status> {
+        let sent = self.health_for_watches(index, request);
         let endpoint = self.config.endpoints.get(index);
-        let blind = endpoint.is_none_or(|endpoint| WorkerView::new(request, endpoint).is_blind());
+        let knows =
+            endpoint.is_some_and(|endpoint| WorkerView::new(request, endpoint).reaches_clusters());
         // Its caller comes again.
-        if blind || watch::start().is_err() {
+        if !knows || watch::start().is_err() {
             return Err(Status::Unavailable);
         }
         let key = Key {
@@ -97,20 +87,21 @@ impl Filter {
             endpoint: index,
             route: request.route_cluster().map(<[u8]>::to_vec),
         };
-        let watched = Watched { key, told };
-        Ok(Reply::Watch(status(told.into()), Some(watched)))
+        let watched = Watched { key, sent };
+        Ok(Reply::Watch(status(sent.into()), Some(watched)))
     }
 
-    /// Judges the endpoint of a Watch that leads its group, and tells the group.
-    pub fn tick(&self, watch: WatchId, endpoint: usize, request: &dyn Request) {
-        watch::tell(watch, self.watched(endpoint, request));
+    /// Judges the endpoint of a Watch that leads its group, and sends each of the group a health that is new
+    /// to it.
+    pub fn update_watches(&self, watch: WatchId, endpoint: usize, request: &dyn Request) {
+        watch::update(watch, self.health_for_watches(endpoint, request));
     }
 
-    /// Judges an endpoint for Watches.
-    pub(super) fn watched(&self, endpoint: usize, request: &dyn Request) -> Health {
+    /// Judges an endpoint; while Envoy drains it is unhealthy.
+    pub fn health_for_watches(&self, endpoint: usize, request: &dyn Request) -> Health {
         let health = self.health(endpoint, request);
         let endpoint = self.config.endpoints.get(endpoint);
-        let drains = |endpoint: &Endpoint| self.records.drain.concerns(&endpoint.path);
+        let drains = |endpoint: &Endpoint| self.records.drain.covers(&endpoint.path);
         match endpoint.is_some_and(drains) {
             true => Health::Unhealthy,
             false => health,
@@ -135,17 +126,5 @@ impl From<Health> for ServingStatus {
             Health::Healthy => Self::Serving,
             Health::Unhealthy => Self::NotServing,
         }
-    }
-}
-
-impl From<Status> for Answer {
-    fn from(status: Status) -> Self {
-        let (code, message) = status.text();
-        let mut answer = Self::grpc(code, Some(message));
-        if status == Status::Unimplemented {
-            let read = ("grpc-accept-encoding", "identity,gzip,deflate".into());
-            answer.headers.push(read);
-        }
-        answer
     }
 }
