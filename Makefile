@@ -55,9 +55,7 @@ demo-build: $(FILTER) envoy
 	cargo build --quiet --locked --package e2e --bin demo --package echo-server --bin echo-server
 
 test: build promtool grpc-python
-	cargo test --locked --workspace -- --skip many_watches
-	@# They measure what Envoy costs: alone.
-	cargo test --locked --workspace --test all -- many_watches
+	cargo test --locked --workspace
 
 # The static backend and the filter, which docker-compose.yml mounts and builds from.
 dist: wasm echo-server

@@ -1,9 +1,12 @@
 """Asks a server for its health by grpcio's client of grpc.health.v1, and prints a line for each status.
 
-health_client.py PORT CA check|list|watch SERVICE: over TLS with this certificate, or in the clear if CA is
-empty. A status is printed by its name, a failed call as `error CODE`; `list` prints NAME=STATUS.
+health_client.py PORT CA check|list|watch|connect SERVICE: over TLS with this certificate, or in the clear if
+CA is empty. A status is printed by its name, a failed call as `error CODE`; `list` prints NAME=STATUS. `connect`
+prints the states of a channel that compresses and watches the service by itself.
 """
 
+import json
+import queue
 import sys
 
 import grpc
@@ -17,6 +20,17 @@ def channel(port, ca):
     with open(ca, "rb") as file:
         credentials = grpc.ssl_channel_credentials(file.read())
     return grpc.secure_channel(target, credentials, [("grpc.ssl_target_name_override", "localhost")])
+
+
+def states(port, service):
+    config = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": service}}
+    options = [("grpc.service_config", json.dumps(config))]
+    gzip = grpc.Compression.Gzip
+    watching = grpc.insecure_channel(f"127.0.0.1:{port}", options, compression=gzip)
+    changes = queue.SimpleQueue()
+    watching.subscribe(changes.put, try_to_connect=True)
+    while True:
+        yield changes.get().name
 
 
 def name(answer):
@@ -36,7 +50,11 @@ def lines(stub, method, service):
 
 port, ca, method, service = sys.argv[1:]
 try:
-    for line in lines(health_pb2_grpc.HealthStub(channel(port, ca)), method, service):
+    if method == "connect":
+        printed = states(port, service)
+    else:
+        printed = lines(health_pb2_grpc.HealthStub(channel(port, ca)), method, service)
+    for line in printed:
         print(line, flush=True)
 except grpc.RpcError as error:
     print("error", error.code().value[0], flush=True)

@@ -68,7 +68,7 @@ impl<'a> Probe<'a> {
 }
 
 /// As Envoy's `Grpc::Common::hasGrpcContentType`: `application/grpc`, whole or with `+` or `;` behind.
-fn is_grpc(content_type: &[u8]) -> bool {
+pub fn is_grpc(content_type: &[u8]) -> bool {
     content_type
         .strip_prefix(b"application/grpc")
         .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))

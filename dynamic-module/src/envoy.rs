@@ -1,9 +1,11 @@
-//! What the filter asks of Envoy, free of pointers: [`crate::ffi`] implements it for a real Envoy, the
+//! What the filter needs of Envoy, free of pointers: [`crate::ffi`] implements it for a real Envoy, the
 //! tests for one of their own.
 
 use std::borrow::Cow;
 
 use healthz_core::view::Counts;
+
+use crate::grpc::wire::Status;
 
 /// Where a line of log stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,13 +22,22 @@ pub enum Level {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metric(pub usize);
 
-/// An answer of headers and a body, ready to be sent.
+/// An answer, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// All headers but those that Envoy adds itself; `:status` first.
-    pub headers: Vec<(&'static str, Cow<'static, str>)>,
-    /// The body; empty for a HEAD and for a gRPC status alone.
-    pub body: Cow<'static, str>,
+pub enum Answer {
+    /// An HTTP answer.
+    Http {
+        /// The value of `:status`.
+        status: &'static str,
+        /// All other headers but `content-length` and those that Envoy adds itself.
+        headers: &'static [(&'static str, &'static str)],
+        /// The value of `content-length`.
+        length: usize,
+        /// The body; empty for a HEAD, whatever the length.
+        body: Cow<'static, str>,
+    },
+    /// A gRPC status without a message.
+    Grpc(Status),
 }
 
 /// A filter's configuration while Envoy loads it.
@@ -72,8 +83,8 @@ pub trait Watcher {
     fn send(&self, message: &[u8]);
     /// Ends the stream after a fault.
     fn fail(&self);
-    /// What wakes this Watch, while its stream lives.
-    fn waker(&self) -> Box<dyn Waker>;
+    /// What wakes this Watch; `None` if its stream has ended.
+    fn waker(&self) -> Option<Box<dyn Waker>>;
 }
 
 /// Has Envoy call the module for one Watch, on the worker of its stream, from any thread.

@@ -1,31 +1,26 @@
-//! A request, to its answer; and what is logged and counted of it.
+//! A request, to its answer, which is recorded where it is made.
 
-mod health;
+#[cfg(test)]
+mod tests;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use healthz_core::answer::{self, Age, RequestKind, Response};
-use healthz_core::config::Endpoint;
-use healthz_core::judgement::{Health, judge};
-use healthz_core::transition::Transition;
-use healthz_core::view::{Override, View};
-
-use crate::drain::Asked;
-use crate::envoy::{Answer, Level, Request, Setup};
-use crate::grpc::Status;
-use crate::record::Records;
-use crate::source::WorkerView;
-use crate::stats::{Counted, Stats};
+use healthz_core::answer::{Age, Content, Outcome, Response};
 use healthz_core::config::module::Config;
+use healthz_core::judgement::{Health, judge};
+use healthz_core::request::Probe;
 
-pub use health::{Call, Reply, Watched};
+use crate::drain::{Drain, Target};
+use crate::envoy::{Answer, Level, Request, Setup};
+use crate::grpc::wire::{Call, Method, Status, is_protobuf};
+use crate::recorder::Recorder;
+use crate::source::WorkerView;
 
 /// A checked configuration and what belongs to it, shared by all workers.
 pub struct Filter {
-    config: Config,
-    records: Arc<Records>,
-    stats: Stats,
+    pub(crate) config: Config,
+    pub(crate) recorder: Recorder,
+    pub(crate) drain: Arc<Drain>,
 }
 
 /// What becomes of a request when its headers have come.
@@ -38,21 +33,13 @@ pub enum Action {
     Read(Box<Call>),
 }
 
-/// One request for an endpoint's path.
-#[derive(Clone, Copy)]
-struct Probe<'a> {
-    index: usize,
-    endpoint: &'a Endpoint,
-    query: &'a [u8],
-}
-
 impl Filter {
     /// Reads a configuration; logs why if it is refused.
     pub fn new(setup: &dyn Setup, text: &[u8]) -> Option<Self> {
         match Config::parse(text) {
             Ok(config) => Some(Self {
-                records: Records::of(&config),
-                stats: Stats::new(setup, config.endpoints.len()),
+                recorder: Recorder::new(setup, &config),
+                drain: Drain::of(config.name.as_str()),
                 config,
             }),
             Err(fault) => {
@@ -72,17 +59,16 @@ impl Filter {
     pub fn begin(&self, request: &dyn Request, end: bool) -> Action {
         let target = request.header(":path");
         if let Some(probe) = self.probe(target) {
-            self.records
-                .drain
-                .reached(Asked::Endpoint(&probe.endpoint.path));
+            self.drain.reached(Target::Endpoint(&probe.endpoint.path));
             return Action::Answer(self.answer(&probe, request));
         }
         match self.method(target, request) {
             None => Action::Pass,
-            Some(_) if end => Action::Answer(Status::InvalidArgument.into()),
+            Some(_) if end => Action::Answer(Answer::Grpc(Status::InvalidArgument)),
             Some(method) => {
-                self.records.drain.reached(Asked::Grpc);
-                Action::Read(Box::new(Call::new(method)))
+                self.drain.reached(Target::Grpc);
+                let encoding = request.header("grpc-encoding");
+                Action::Read(Box::new(Call::new(method, encoding)))
             }
         }
     }
@@ -92,156 +78,73 @@ impl Filter {
         if self.config.services.is_empty() {
             return;
         }
-        let target = request.header(":path");
-        let asked = match self.probe(target) {
-            Some(probe) => Asked::Endpoint(&probe.endpoint.path),
-            None if self.method(target, request).is_some() => Asked::Grpc,
+        let path = request.header(":path");
+        let target = match self.probe(path) {
+            Some(probe) => Target::Endpoint(&probe.endpoint.path),
+            None if self.method(path, request).is_some() => Target::Grpc,
             None => return,
         };
         // Envoy's own word for it: no client and no backend can give it.
         if request.response_details() == b"health_check_failed" {
-            self.records.drain.answered_before(asked);
+            self.drain.answered_before(target);
         }
     }
 
-    /// The endpoint that is asked for, if it is one of ours.
+    /// The endpoint that is probed, if it is one of ours.
     fn probe<'a>(&'a self, target: &'a [u8]) -> Option<Probe<'a>> {
-        let mut target = target.splitn(2, |&byte| byte == b'?');
-        let path = target.next().unwrap_or_default();
-        let mut endpoints = self.config.endpoints.iter().enumerate();
-        let (index, endpoint) = endpoints.find(|(_, endpoint)| endpoint.path.as_bytes() == path)?;
-        Some(Probe {
-            index,
-            endpoint,
-            query: target.next().unwrap_or_default(),
-        })
+        Probe::of(&self.config.endpoints, target)
+    }
+
+    /// The method that is called, if it is one of ours.
+    fn method(&self, target: &[u8], request: &dyn Request) -> Option<Method> {
+        if self.config.services.is_empty() {
+            return None;
+        }
+        let method = Method::of_path(target)?;
+        let good =
+            request.header(":method") == b"POST" && is_protobuf(request.header("content-type"));
+        good.then_some(method)
     }
 
     fn answer(&self, probe: &Probe<'_>, request: &dyn Request) -> Answer {
-        let method = request.header(":method");
-        let kind = probe.kind(method, request);
-        let view = WorkerView::new(request, probe.endpoint);
-        let response = Response::to(kind, probe.endpoint, &view, Age::Live);
-        let code = response.code();
-        if kind != RequestKind::OtherMethod {
-            let health = Health::from(code == 200);
-            self.note(probe.index, probe.endpoint, health, request, &view);
-        }
-        let counted = Counted::Probe(code);
-        self.stats
-            .count(&self.config, probe.index, counted, request);
-        Answer::new(response, method == b"HEAD")
-    }
-
-    /// Logs and shows a verdict if it differs from the last one. The gauge is the newest configuration's.
-    /// That of a request which has no way to the clusters counts only if none has.
-    fn note(
-        &self,
-        index: usize,
-        endpoint: &Endpoint,
-        health: Health,
-        request: &dyn Request,
-        view: &WorkerView<'_>,
-    ) {
-        if !self.records.counts(index, view.is_blind()) {
-            if let Some(Override::NoKnowledge(why)) = view.overridden()
-                && self.records.log_blind(index)
-            {
-                let Self { config, .. } = self;
-                let line = format!(
-                    "envoy-healthz[{}]: {} is unhealthy for one request while others find a way (logged once): {why}",
-                    config.name, endpoint.path
-                );
-                request.log(Level::Warn, &line);
+        let response = match probe.form(|name| request.header(name)) {
+            None => {
+                self.recorder.method_not_allowed(probe.index, request);
+                Response::method_not_allowed()
             }
-            return;
-        }
-        if let Transition::Changed { .. } = self.records.update(index, health) {
-            let line = judge(endpoint, view).line(&endpoint.path);
-            let level = match health {
-                Health::Healthy => Level::Info,
-                Health::Unhealthy => Level::Warn,
-            };
-            request.log(
-                level,
-                &format!("envoy-healthz[{}]: {line}", self.config.name),
-            );
-            self.stats.transition(&self.config, &endpoint.path, request);
-        }
-        if let Some(last) = self.records.last(index) {
-            self.stats
-                .show(&self.config, index, last, &self.records, request);
-        }
-    }
-}
-
-impl Probe<'_> {
-    fn kind(&self, method: &[u8], request: &dyn Request) -> RequestKind {
-        let accept = if self.endpoint.details {
-            request.header("accept")
-        } else {
-            &[]
+            Some(form) => {
+                let view = WorkerView::new(request, probe.endpoint);
+                let verdict = judge(probe.endpoint, &view);
+                self.recorder.probe(probe.index, &verdict, request);
+                Response::of(&verdict, form, Age::Live)
+            }
         };
-        let request = answer::Request {
-            method,
-            query: self.query,
-            content_type: request.header("content-type"),
-            accept,
-        };
-        RequestKind::of(&request, self.endpoint)
+        Answer::new(response, request.header(":method") == b"HEAD")
     }
 }
 
 impl Answer {
-    /// The headers and the body that say this; to a HEAD the body is left out, its length is not.
-    fn new(response: Response, head: bool) -> Self {
-        match response {
-            Response::Http {
-                status,
+    /// The answer that says this; to a HEAD the body is left out, its length is not.
+    fn new(Response { outcome, content }: Response, head: bool) -> Self {
+        match content {
+            Content::Http { headers, body } => Self::Http {
+                status: text_of(outcome),
                 headers,
-                body,
-            } => {
-                let length = body.len().to_string();
-                let mut all = Vec::with_capacity(headers.len() + 2);
-                all.push((":status", Cow::Borrowed(text_of(status))));
-                all.extend(
-                    headers
-                        .iter()
-                        .map(|&(name, value)| (name, Cow::Borrowed(value))),
-                );
-                all.push(("content-length", Cow::Owned(length)));
-                Self {
-                    headers: all,
-                    body: if head { "".into() } else { body },
-                }
-            }
-            Response::Grpc(Health::Healthy) => Self::grpc("0", None),
-            Response::Grpc(Health::Unhealthy) => Self::grpc("14", Some("unavailable")),
-        }
-    }
-
-    /// A gRPC status alone.
-    fn grpc(status: &'static str, message: Option<&'static str>) -> Self {
-        let mut headers = vec![
-            (":status", "200".into()),
-            ("content-type", "application/grpc".into()),
-            ("grpc-status", status.into()),
-        ];
-        headers.extend(message.map(|message| ("grpc-message", message.into())));
-        Self {
-            headers,
-            body: "".into(),
+                length: body.len(),
+                body: if head { "".into() } else { body },
+            },
+            Content::Grpc => Self::Grpc(match outcome {
+                Outcome::Health(Health::Healthy) => Status::Ok,
+                _ => Status::Unavailable,
+            }),
         }
     }
 }
 
-fn text_of(status: u32) -> &'static str {
-    match status {
-        200 => "200",
-        405 => "405",
-        _ => "503",
+fn text_of(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Health(Health::Healthy) => "200",
+        Outcome::Health(Health::Unhealthy) | Outcome::Fault => "503",
+        Outcome::MethodNotAllowed => "405",
     }
 }
-
-#[cfg(test)]
-mod tests;

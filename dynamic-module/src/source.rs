@@ -51,10 +51,10 @@ impl<'a> WorkerView<'a> {
         Self { request, way }
     }
 
-    /// Whether it has no way to a cluster. A request has the route that it began with, whatever becomes of
-    /// the configuration, and goes on knowing no cluster if that comes later.
-    pub fn is_blind(&self) -> bool {
-        matches!(self.way, Way::None(_))
+    /// Whether it can query each cluster. A request has the route that it began with, whatever becomes of
+    /// the configuration: if it cannot now, it never will.
+    pub fn reaches_clusters(&self) -> bool {
+        !matches!(self.way, Way::None(_))
     }
 }
 

@@ -2,20 +2,20 @@
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int};
-use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{null, null_mut};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use healthz_core::answer::is_grpc;
-
-use super::callbacks::{CALLBACKS, Callbacks, Loading, Scheduler, Stream, write_line};
-use super::{Buffer, Pointer, guard};
-use crate::connections;
-use crate::envoy::{Answer, Level, Request, Waker, Watcher};
-use crate::filter::{Action, Call, Filter, Reply, Watched};
-use crate::watch::{self, WatchId};
+use super::callbacks::{CALLBACKS, Callbacks, write_line};
+use super::connections;
+use super::guard::{Fault, guard};
+use super::request::{Held, Stage};
+use super::stream::{Loading, Stream};
+use super::types::{Buffer, Pointer};
+use crate::envoy::Level;
+use crate::filter::{Action, Filter};
+use crate::grpc::watch;
 
 /// What Envoy 1.40 calls its ABI. 1.38 and 1.39 call theirs `v0.1.0` and say in a warning that it
 /// differs; what is used here is the same in all three.
@@ -25,156 +25,6 @@ const ABI: &CStr = c"v0.2.0";
 const CONTINUE: c_int = 0;
 const STOP: c_int = 1;
 const DROP_BODY: c_int = 3;
-
-/// One request: what Envoy holds for us from `http_filter_new` to `http_filter_destroy`. A hook that
-/// answers holds a share of it, for the answer may end the request.
-struct Held {
-    filter: Arc<Filter>,
-    stage: Cell<Stage>,
-    /// The call that is being read.
-    call: Cell<Option<Box<Call>>>,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Stage {
-    /// Not looked at yet.
-    Open,
-    /// There was a fault before the request was looked at.
-    Faulty,
-    /// None of ours.
-    Passed,
-    /// The body of a call is being read.
-    Reading,
-    /// A Watch of this endpoint.
-    Watching(WatchId, usize),
-    Answered,
-    Destroyed,
-}
-
-impl Held {
-    /// A share of what `http_filter_new` made.
-    ///
-    /// # Safety
-    /// Envoy has given `ours` to a hook of this request, on the request's worker.
-    unsafe fn share(ours: Pointer) -> Rc<Self> {
-        let held: *const Self = ours.cast();
-        // SAFETY: `held` comes of `Rc::into_raw`, and Envoy gives it back only by `destroy`.
-        unsafe {
-            Rc::increment_strong_count(held);
-            Rc::from_raw(held)
-        }
-    }
-
-    /// Answers by headers and data: cheaper than Envoy's local reply, which would also choose the
-    /// gRPC status.
-    fn send(&self, request: &Stream<'_>, answer: &Answer) {
-        self.stage.set(Stage::Answered);
-        let headers = answer.headers.iter();
-        let end = answer.body.is_empty();
-        request.send_headers(headers.map(|(name, value)| (*name, value.as_ref())), end);
-        if !end && self.is_there() {
-            request.send_data(answer.body.as_bytes(), true);
-        }
-    }
-
-    /// Answers a call.
-    fn reply(self: &Rc<Self>, request: &Stream<'_>, reply: Reply) {
-        let (message, watched, ends) = match reply {
-            Reply::Failed(answer) => return self.send(request, &answer),
-            Reply::Message(message) => (message, None, true),
-            Reply::Watch(message, watched) => (message, watched, false),
-        };
-        self.stage.set(Stage::Answered);
-        request.send_headers(GRPC_HEADERS.into_iter(), false);
-        if self.is_there() {
-            request.send_data(&message, false);
-        }
-        if self.is_there() && ends {
-            request.send_trailers(GRPC_SUCCESS.into_iter());
-        }
-        if self.is_there()
-            && let Some(Watched { key, told }) = watched
-        {
-            let endpoint = key.endpoint;
-            let watcher = OpenStream {
-                filter: request.0,
-                held: Rc::clone(self),
-            };
-            let id = watch::join(key, told, Rc::new(watcher));
-            self.stage.set(Stage::Watching(id, endpoint));
-            // The others of its group may have been told something else, up to a tick ago.
-            watch::tell(id, told);
-        }
-    }
-
-    /// Ends a request after a fault.
-    fn send_fault(&self, request: &Stream<'_>) {
-        match self.stage.replace(Stage::Answered) {
-            Stage::Watching(..) => request.send_trailers(GRPC_FAULT.into_iter()),
-            // Envoy's local reply would say gRPC status 0.
-            _ if is_grpc(request.header("content-type")) => {
-                let headers = GRPC_HEADERS.into_iter().chain(GRPC_FAULT);
-                request.send_headers(headers, true);
-            }
-            _ => request.send_local_reply(503, "unavailable", "envoy_healthz_fault"),
-        }
-    }
-
-    /// Whether the request lives: a step of its answer can end it.
-    fn is_there(&self) -> bool {
-        self.stage.get() != Stage::Destroyed
-    }
-
-    /// Takes the piece of a call's body that has come, the last one if `end`.
-    fn read(self: &Rc<Self>, request: &Stream<'_>, hook: &str, end: bool) {
-        let mut call = self.call.take();
-        let read = || {
-            let call = call.as_mut();
-            Ok(call.and_then(|call| self.filter.read(call, end, request)))
-        };
-        match guard(hook, || Err(Fault), read) {
-            Ok(Some(reply)) => self.reply(request, reply),
-            Err(Fault) if call.is_some() => self.send_fault(request),
-            Ok(None) | Err(Fault) => self.call.set(call),
-        }
-    }
-}
-
-/// The stream of a Watch.
-struct OpenStream {
-    filter: Pointer,
-    held: Rc<Held>,
-}
-
-impl OpenStream {
-    /// To be used while the stage is not `Destroyed`: till then Envoy's pointer is good.
-    fn request(&self) -> Stream<'_> {
-        Stream(self.filter, PhantomData)
-    }
-}
-
-impl Watcher for OpenStream {
-    fn send(&self, message: &[u8]) {
-        if self.held.is_there() {
-            self.request().send_data(message, false);
-        }
-    }
-
-    fn fail(&self) {
-        if self.held.is_there() {
-            self.held.send_fault(&self.request());
-        }
-    }
-
-    fn waker(&self) -> Box<dyn Waker> {
-        // `watch` asks only those that have not left, which they do when they are destroyed.
-        Box::new(Scheduler::new(&self.request()))
-    }
-}
-
-const GRPC_HEADERS: [(&str, &str); 2] = [(":status", "200"), ("content-type", "application/grpc")];
-const GRPC_SUCCESS: [(&str, &str); 1] = [("grpc-status", "0")];
-const GRPC_FAULT: [(&str, &str); 2] = [("grpc-status", "14"), ("grpc-message", "unavailable")];
 
 /// Says which ABI this module speaks; a null refuses an Envoy that lacks what is used here.
 #[unsafe(no_mangle)]
@@ -201,9 +51,9 @@ extern "C" fn envoy_dynamic_module_on_http_filter_config_new(
     text: Buffer,
 ) -> Pointer {
     guard("http_filter_config_new", null_mut, || {
-        // SAFETY: Envoy lends the text for this call.
-        let text = unsafe { text.bytes() };
-        match Filter::new(&Loading(config, PhantomData), text) {
+        // SAFETY: Envoy lends both for this call.
+        let (loading, text) = unsafe { (Loading::new(config), text.bytes()) };
+        match Filter::new(&loading, text) {
             Some(filter) => Arc::into_raw(Arc::new(filter)).cast_mut().cast(),
             None => null_mut(),
         }
@@ -257,8 +107,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_headers(
     end: bool,
 ) -> c_int {
     // SAFETY: this is a hook of the request.
-    let held = unsafe { Held::share(ours) };
-    let request = Stream(filter, PhantomData);
+    let (held, request) = unsafe { (Held::share(ours), Stream::new(filter)) };
     let begin = || match held.stage.get() {
         Stage::Faulty => Err(Fault),
         _ => Ok(held.filter.begin(&request, end)),
@@ -286,9 +135,6 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_headers(
     STOP
 }
 
-/// A panic that was caught.
-struct Fault;
-
 #[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_on_http_filter_request_body(
     filter: Pointer,
@@ -315,8 +161,8 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_trailers(
 /// Envoy has given both pointers to the hook of this request.
 unsafe fn go_on(filter: Pointer, ours: Pointer, hook: &str, end: bool, stop: c_int) -> c_int {
     // SAFETY: the caller's promise.
-    let held = unsafe { Held::share(ours) };
-    held.read(&Stream(filter, PhantomData), hook, end);
+    let (held, request) = unsafe { (Held::share(ours), Stream::new(filter)) };
+    held.read(&request, hook, end);
     match held.stage.get() {
         Stage::Open | Stage::Faulty | Stage::Passed => CONTINUE,
         Stage::Reading | Stage::Watching(..) | Stage::Answered | Stage::Destroyed => stop,
@@ -332,9 +178,9 @@ extern "C" fn envoy_dynamic_module_on_http_filter_response_headers(
 ) -> c_int {
     let look = || {
         // SAFETY: this is a hook of the request, and nothing in it ends the request.
-        let held = unsafe { &*ours.cast::<Held>() };
+        let (held, request) = unsafe { (&*ours.cast::<Held>(), Stream::new(filter)) };
         if held.stage.get() == Stage::Open {
-            held.filter.answered_before(&Stream(filter, PhantomData));
+            held.filter.answered_before(&request);
         }
         CONTINUE
     };
@@ -349,11 +195,10 @@ extern "C" fn envoy_dynamic_module_on_http_filter_scheduled(
     _event: u64,
 ) {
     // SAFETY: this is a hook of the request.
-    let held = unsafe { Held::share(ours) };
-    let request = Stream(filter, PhantomData);
+    let (held, request) = unsafe { (Held::share(ours), Stream::new(filter)) };
     let tick = || {
         if let Stage::Watching(id, endpoint) = held.stage.get() {
-            held.filter.tick(id, endpoint, &request);
+            held.filter.update_watches(id, endpoint, &request);
         }
         Ok(())
     };
@@ -380,27 +225,27 @@ extern "C" fn envoy_dynamic_module_on_network_filter_new(
     _ours: Pointer,
     filter: Pointer,
 ) -> Pointer {
-    guard("network_filter_new", || (), || connections::add(filter));
+    // SAFETY: Envoy is making it, and calls `destroy` on the same worker before it frees it.
+    guard(
+        "network_filter_new",
+        || (),
+        || unsafe { connections::add(filter) },
+    );
     filter
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_on_network_filter_destroy(ours: Pointer) {
     connections::remove(ours);
-    guard("network_filter_destroy", || (), || ());
 }
 
 /// Defines hooks that must exist and do nothing.
 macro_rules! idle_hooks {
     ($($name:ident($($type:ty),*) $(-> $result:ident)?;)*) => { $(
         #[unsafe(export_name = concat!("envoy_dynamic_module_on_", stringify!($name)))]
-        extern "C" fn $name($(_: $type),*) $(-> idle_hooks!(@type $result))? {
-            guard(stringify!($name), || idle_hooks!(@value $($result)?), || idle_hooks!(@value $($result)?))
-        }
+        extern "C" fn $name($(_: $type),*) $(-> idle_hooks!(@type $result))? { $($result)? }
     )* };
     (@type CONTINUE) => { c_int };
-    (@value CONTINUE) => { CONTINUE };
-    (@value) => { () };
 }
 
 idle_hooks! {

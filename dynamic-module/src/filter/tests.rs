@@ -3,11 +3,13 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+use healthz_core::judgement::Verdict;
 use healthz_core::view::Counts;
 
 use super::*;
 use crate::envoy::Metric;
-use crate::grpc::{ServingStatus, status, statuses};
+use crate::grpc::calls::Reply;
+use crate::grpc::wire::{ServingStatus, status, statuses};
 
 /// An Envoy whose clusters the test sets.
 #[derive(Default)]
@@ -107,8 +109,10 @@ impl FakeEnvoy {
         let Action::Answer(answer) = filter.begin(self, true) else {
             return None;
         };
-        assert_eq!(answer.headers[0].0, ":status");
-        Some((answer.headers[0].1.to_string(), answer.body.to_string()))
+        match answer {
+            Answer::Http { status, body, .. } => Some((status.to_owned(), body.into_owned())),
+            Answer::Grpc(status) => Some((format!("{status:?}"), String::new())),
+        }
     }
 }
 
@@ -157,9 +161,9 @@ fn priorities_are_added_up_by_either_way() {
     assert_eq!(envoy.get(&filter, "/p?verbose"), expected);
 }
 
-/// Whatever the route leads to, it is asked for nothing but the configuration's cluster.
+/// Whatever the route leads to, only the configuration's cluster is queried.
 #[test]
-fn another_route_is_not_asked() {
+fn another_route_is_not_queried() {
     let endpoint = r#"{"path": "/r", "clusters": ["c", "d"], "require": "any"}"#;
     let mut envoy = FakeEnvoy {
         clusters: [("c", vec![hosts(1, 1, 0)]), ("d", vec![hosts(1, 1, 0)])].into(),
@@ -216,78 +220,101 @@ fn a_change_is_logged_and_counted_once() {
     );
 }
 
-/// A listener that is replaced goes on with its streams; what they are told is logged.
+/// Listeners of one name and path, of one configuration or of two, share gauge and log: what one has answered
+/// last, whichever was loaded last.
 #[test]
-fn the_gauge_is_the_newest_configurations() {
-    let endpoint = |cluster| format!(r#"{{"path": "/replaced", "clusters": ["{cluster}"]}}"#);
-    let mut envoy = FakeEnvoy {
-        clusters: [("new", vec![hosts(1, 1, 0)])].into(),
-        network_filter: true,
-        ..FakeEnvoy::default()
-    };
-    let old = filter(&envoy, &endpoint("old"));
-    let new = filter(&envoy, &endpoint("new"));
-    envoy.get(&new, "/replaced");
-    let lines = envoy.log.borrow().len();
-    assert_eq!(envoy.get(&old, "/replaced"), answer("503", "unavailable"));
-    assert_eq!(envoy.log.borrow().len(), lines + 1);
-    let healthy = r#"healthy["default", "/replaced"]"#;
-    assert_eq!(envoy.stats.borrow().get(healthy), Some(&1));
-}
-
-/// Two listeners of one configuration share the gauge: what one has shown, the other may have to mend.
-#[test]
-fn the_gauge_of_two_listeners() {
-    let endpoint = r#"{"path": "/two", "clusters": ["c"]}"#;
+fn gauge_and_log_follow_the_last_answer() {
+    let endpoint = |cluster| format!(r#"{{"path": "/two", "clusters": ["{cluster}"]}}"#);
     let mut envoy = FakeEnvoy {
         network_filter: true,
         ..FakeEnvoy::default()
     };
-    let listeners = [filter(&envoy, endpoint), filter(&envoy, endpoint)];
+    let listeners = ["c", "c", "d"].map(|cluster| filter(&envoy, &endpoint(cluster)));
     let mut up = false;
-    for nth in [0, 1, 0, 0, 1, 1, 0] {
+    for nth in [0, 1, 2, 0, 2] {
         up = !up;
         let count = u64::from(up);
         envoy.clusters.insert("c", vec![hosts(1, count, 0)]);
+        envoy.clusters.insert("d", vec![hosts(1, count, 0)]);
         let gauge = r#"healthy["default", "/two"]"#;
+        let word = ["/two is unhealthy", "/two is healthy"][usize::from(up)];
         let started = std::time::Instant::now();
+        // A change within a second of the last one is recorded by an answer after that.
         while envoy.stats.borrow().get(gauge) != Some(&count) {
             envoy.get(&listeners[nth], "/two");
             assert!(started.elapsed().as_secs() < 30, "{nth}: it is not {count}");
         }
+        assert!(envoy.log.borrow().last().unwrap().contains(word));
     }
+    assert_eq!(envoy.log.borrow().len(), 5);
 }
 
-/// A request by another host or route, which has no way to the cluster, is 503 and tells nothing of the
-/// endpoint while others have one.
+/// A request by another host or route, which leads to no cluster of the endpoint, is 503 like any other, and
+/// is recorded like any other.
 #[test]
-fn a_request_without_a_way() {
+fn a_request_that_reaches_no_cluster() {
     let mut envoy = FakeEnvoy {
         clusters: [("c", vec![hosts(1, 1, 0)])].into(),
-        route: Some("c"),
         ..FakeEnvoy::default()
     };
     let filter = filter(&envoy, r#"{"path": "/way", "clusters": ["c"]}"#);
+    assert_eq!(envoy.get(&filter, "/way"), answer("503", "unavailable"));
     let healthy = r#"healthy["default", "/way"]"#;
-    for _ in 0..3 {
-        envoy.route = Some("c");
-        assert_eq!(envoy.get(&filter, "/way"), answer("200", "ok"));
-        envoy.route = None;
-        assert_eq!(envoy.get(&filter, "/way"), answer("503", "unavailable"));
-        assert_eq!(envoy.stats.borrow().get(healthy), Some(&1));
-    }
+    assert_eq!(envoy.stats.borrow().get(healthy), Some(&0));
     let why = "no way to ask for cluster \"c\": its listener has no network filter of this module, \
         and the route leads to no cluster that Envoy knows";
-    assert_eq!(
-        envoy.log.borrow()[..],
-        [
-            "envoy-healthz[default]: /way is healthy".to_owned(),
-            format!(
-                "envoy-healthz[default]: /way is unhealthy for one request while others find a way \
-                 (logged once): {why}"
-            ),
-        ]
-    );
+    let line = format!("envoy-healthz[default]: /way is unhealthy: {why}");
+    assert_eq!(envoy.log.borrow()[..], [line]);
+}
+
+/// What comes too soon after a change is recorded when the second is over, unless something else has been
+/// answered since.
+#[test]
+fn a_message_of_a_watch_that_came_too_soon() {
+    let mut envoy = FakeEnvoy {
+        network_filter: true,
+        ..FakeEnvoy::default()
+    };
+    let filter = filter(&envoy, r#"{"path": "/soon", "clusters": ["c"]}"#);
+    let endpoint = &filter.config.endpoints[0];
+    let recorded = |envoy: &FakeEnvoy| {
+        let gauge = r#"healthy["default", "/soon"]"#;
+        envoy.stats.borrow().get(gauge).copied()
+    };
+    let (up, down) = (vec![hosts(1, 1, 0)], vec![hosts(1, 0, 0)]);
+    let say = |envoy: &FakeEnvoy, what: &dyn Fn(&Verdict<'_>)| {
+        what(&judge(endpoint, &WorkerView::new(envoy, endpoint)));
+    };
+    envoy.clusters.insert("c", up.clone());
+    envoy.get(&filter, "/soon");
+    envoy.clusters.insert("c", down);
+    say(&envoy, &|verdict| {
+        filter.recorder.message(0, verdict, &envoy)
+    });
+    assert_eq!(recorded(&envoy), Some(1));
+    let tick = |envoy: &FakeEnvoy| {
+        say(envoy, &|verdict| {
+            filter.recorder.postponed_message(0, verdict, envoy);
+        });
+    };
+    let started = std::time::Instant::now();
+    while recorded(&envoy) != Some(0) {
+        tick(&envoy);
+        assert!(started.elapsed().as_secs() < 30);
+    }
+    assert!(started.elapsed().as_millis() > 500);
+    // Now the other way, but a probe says again what is recorded.
+    envoy.clusters.insert("c", up);
+    say(&envoy, &|verdict| {
+        filter.recorder.message(0, verdict, &envoy)
+    });
+    envoy.clusters.clear();
+    envoy.get(&filter, "/soon");
+    envoy.clusters.insert("c", vec![hosts(1, 1, 0)]);
+    while started.elapsed().as_secs() < 3 {
+        tick(&envoy);
+    }
+    assert_eq!(recorded(&envoy), Some(0));
 }
 
 /// Probes of one moment are counted together, by one that comes later.
@@ -316,7 +343,7 @@ fn no_probe_goes_uncounted() {
 }
 
 #[test]
-fn what_is_asked_decides_the_form() {
+fn the_request_decides_the_form() {
     let endpoint = r#"{"path": "/form", "clusters": []}"#;
     let mut envoy = FakeEnvoy::default();
     let filter = filter(&envoy, endpoint);
@@ -327,16 +354,14 @@ fn what_is_asked_decides_the_form() {
     envoy.headers.insert(":method", "HEAD");
     assert_eq!(envoy.ask(&filter, "/form?x"), answer("200", ""));
     let head = answered(&filter, &envoy);
-    assert!(head.headers.contains(&("content-length", "2".into())));
+    assert!(matches!(head, Answer::Http { length: 2, .. }), "{head:?}");
     envoy.headers.insert(":method", "POST");
     assert_eq!(
         envoy.ask(&filter, "/form"),
         answer("405", "method not allowed")
     );
     envoy.headers.insert("content-type", "application/grpc");
-    assert_eq!(envoy.ask(&filter, "/form"), answer("200", ""));
-    let grpc = answered(&filter, &envoy);
-    assert!(grpc.headers.contains(&("grpc-status", "0".into())));
+    assert_eq!(envoy.ask(&filter, "/form"), answer("Ok", ""));
 }
 
 /// A filter that answers for `""` and `a` by the cluster `c`, and for `live` by none.
@@ -381,24 +406,15 @@ impl FakeEnvoy {
 
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 
-fn failed(reply: Reply) -> String {
-    let Reply::Failed(answer) = reply else {
-        panic!("{reply:?}");
-    };
-    assert_eq!(answer.body, "");
-    assert!(answer.headers.contains(&(":status", "200".into())));
-    assert!(
-        answer
-            .headers
-            .contains(&("content-type", "application/grpc".into()))
-    );
-    let mut headers = answer.headers.into_iter();
-    let status = headers.find(|(name, _)| *name == "grpc-status");
-    status.unwrap().1.into_owned()
+fn failed(reply: Reply) -> Status {
+    match reply {
+        Reply::Failed(status) => status,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
-fn a_check_is_told_what_a_probe_is_told() {
+fn a_check_says_what_a_probe_says() {
     let mut envoy = FakeEnvoy::on_http2(CHECK);
     let filter = with_services(&envoy, "/check");
     for (usable, expected) in [
@@ -415,19 +431,22 @@ fn a_check_is_told_what_a_probe_is_told() {
         assert_eq!(reply, Reply::Message(status(ServingStatus::Serving)));
     }
     for (pieces, expected) in [
-        (&[&b"\0\0\0\0\x03\x0a\x01b"[..]][..], "5"),
-        (&[], "3"),
-        (&[b"\0\0\0\0\x03\x0a\x01"], "3"),
-        (&[b"\0\0\0\0\0", b"\0\0\0\0\0"], "3"),
-        (&[b"\0\0\0\x10", b"\x01"], "8"),
-        (&[b"\x01\0\0\0\x03"], "12"),
+        (&[&b"\0\0\0\0\x03\x0a\x01b"[..]][..], Status::NotFound),
+        (&[], Status::InvalidArgument),
+        (&[b"\0\0\0\0\x03\x0a\x01"], Status::InvalidArgument),
+        (&[b"\0\0\0\0\0", b"\0\0\0\0\0"], Status::InvalidArgument),
+        (&[b"\0\0\0\x10", b"\x01"], Status::ResourceExhausted),
+        (&[b"\x01\0\0\0\x03"], Status::Internal),
     ] {
         let reply = envoy.call(&filter, pieces);
         assert_eq!(failed(reply), expected, "{pieces:?}");
     }
+    envoy.headers.insert("grpc-encoding", "zstd");
+    let reply = envoy.call(&filter, &[b"\x01\0\0\0\x03"]);
+    assert_eq!(failed(reply), Status::Unimplemented);
     // The end of the stream with the headers: no message.
-    let answer = answered(&filter, &envoy);
-    assert_eq!(failed(Reply::Failed(answer)), "3");
+    let no_message = Answer::Grpc(Status::InvalidArgument);
+    assert_eq!(answered(&filter, &envoy), no_message);
 
     // What followed came too quickly to be a transition.
     let expected = [
@@ -470,7 +489,8 @@ fn all_services_are_listed() {
         ("live", ServingStatus::Serving),
     ];
     assert_eq!(reply, Reply::Message(statuses(expected.into_iter())));
-    assert_eq!(failed(envoy.call(&filter, &[b"\0\0\0\0\x01\x0f"])), "3");
+    let reply = envoy.call(&filter, &[b"\0\0\0\0\x01\x0f"]);
+    assert_eq!(failed(reply), Status::InvalidArgument);
 }
 
 #[test]
@@ -506,7 +526,7 @@ fn a_watch_begins_with_the_status() {
         panic!("no Watch");
     };
     assert_eq!(message, status(ServingStatus::Serving));
-    assert_eq!(watched.told, Health::Healthy);
+    assert_eq!(watched.sent, Health::Healthy);
     assert_eq!(watched.key.endpoint, 0);
     assert_eq!(watched.key.route.as_deref(), Some(&b"r"[..]));
 
@@ -516,13 +536,14 @@ fn a_watch_begins_with_the_status() {
         panic!("no Watch");
     };
     assert_eq!(message, status(ServingStatus::NotServing));
-    assert_eq!((other.told, other.key), (Health::Unhealthy, watched.key));
+    assert_eq!((other.sent, other.key), (Health::Unhealthy, watched.key));
 
     // Without a network filter it depends on the route's cluster.
     envoy.network_filter = false;
     for other in [Some("r"), None] {
         envoy.route = other;
-        assert_eq!(failed(envoy.call(&filter, &[b"\0\0\0\0\0"])), "14");
+        let reply = envoy.call(&filter, &[b"\0\0\0\0\0"]);
+        assert_eq!(failed(reply), Status::Unavailable);
     }
     envoy.route = Some("c");
     let route = envoy.call(&filter, &[b"\0\0\0\0\0"]);
@@ -535,31 +556,31 @@ fn a_watch_begins_with_the_status() {
     let expected = status(ServingStatus::ServiceUnknown);
     assert_eq!(unknown, Reply::Watch(expected, None));
     let reply = envoy.call(&filter, &[b"\0\0\0\0\x03\x0a\x01"]);
-    assert_eq!(failed(reply), "3");
+    assert_eq!(failed(reply), Status::InvalidArgument);
 }
 
-/// What Envoy's health_check filter answers in our place, Watches are told too.
+/// What Envoy's health_check filter answers in our place, Watches are sent too.
 #[test]
-fn a_watch_is_told_of_a_drain() {
+fn a_watch_hears_of_a_drain() {
     let mut envoy = FakeEnvoy::on_http2("/grpc.health.v1.Health/Watch");
     envoy.clusters.insert("c", vec![hosts(1, 1, 0)]);
     let filter = with_services(&envoy, "/drain");
-    let healthy = |envoy: &FakeEnvoy| [0, 1].map(|index| filter.watched(index, envoy));
+    let healthy = || ["/drain", "/live"].map(|path| Health::from(!filter.drain.covers(path)));
     let (up, down) = (Health::Healthy, Health::Unhealthy);
     let mut answered_before = |path, details, expected| {
         envoy.headers.insert(":path", path);
         envoy.details = details;
         filter.answered_before(&envoy);
-        assert_eq!(healthy(&envoy), expected, "{path} {details}");
+        assert_eq!(healthy(), expected, "{path} {details}");
     };
     answered_before("/drain", "local_rate_limited", [up, up]);
     answered_before("/other", "health_check_failed", [up, up]);
     answered_before("/drain?x", "health_check_failed", [down, up]);
     answered_before(CHECK, "health_check_failed", [down, down]);
-    assert_eq!(envoy.get(&filter, "/live"), answer("200", ""));
-    assert_eq!(healthy(&envoy), [down, down]);
-    assert_eq!(envoy.get(&filter, "/drain"), answer("200", ""));
-    assert_eq!(healthy(&envoy), [up, up]);
-    // No transition of the endpoint, as with probes.
+    assert_eq!(envoy.get(&filter, "/live"), answer("Ok", ""));
+    assert_eq!(healthy(), [down, down]);
+    assert_eq!(envoy.get(&filter, "/drain"), answer("Ok", ""));
+    assert_eq!(healthy(), [up, up]);
+    // A drain is no transition of the endpoint.
     assert_eq!(envoy.log.borrow().len(), 2);
 }

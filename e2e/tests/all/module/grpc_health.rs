@@ -1,8 +1,10 @@
 //! `grpc.health.v1.Health`, answered by the module: asked by clients that are not ours.
 
 mod agreement;
+mod compression;
 mod many_watches;
 mod requests;
+mod transcoder;
 mod watches;
 
 use e2e::backend::Backend;

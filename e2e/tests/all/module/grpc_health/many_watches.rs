@@ -10,8 +10,15 @@ use tonic::transport::Channel;
 use super::{Sidecar, Way};
 
 const WATCHES: usize = 3000;
-/// Their connections, which Envoy spreads over its workers.
-const CONNECTIONS: usize = 20;
+/// Their connections, which Envoy spreads over its workers. HTTP/2 ends one on which [`MOST_RESETS`] streams
+/// are reset in a burst, and a Watch that is dropped is such a stream.
+const CONNECTIONS: usize = 30;
+/// nghttp2's `stream_reset_rate_limit`; 33 more a second are left out of account.
+const MOST_RESETS: usize = 1000;
+/// How often the many of `that_come_and_go` do so before, and while, memory is looked at.
+const EARLY: usize = 3;
+const LATE: usize = 6;
+const _: () = assert!((EARLY + LATE) * WATCHES.div_ceil(CONNECTIONS) < MOST_RESETS);
 /// How long it is left alone to see what it costs.
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -106,16 +113,16 @@ async fn that_come_and_go() {
     };
     let before = cost(&sidecar).await;
     let mut early: f64 = 0.0;
-    for _ in 0..3 {
+    for _ in 0..EARLY {
         early = early.max(come_and_go().await);
     }
     let mut late: f64 = 0.0;
-    for _ in 0..6 {
+    for _ in 0..LATE {
         late = late.max(come_and_go().await);
     }
     let after = cost(&sidecar).await;
     println!("{early:.1} MB, then {late:.1} MB; {before:?}, then {after:?}");
-    // 18000 of them, and each that was left would take some hundred bytes.
+    // Each of thousands that was left would take some hundred bytes.
     assert!(late < early + 2.0, "{early} MB, then {late} MB");
     assert!(after.wake_ups < before.wake_ups * 2 + 20);
 }

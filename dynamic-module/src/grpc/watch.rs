@@ -1,9 +1,9 @@
-//! Open Watches, and who is told when.
+//! Open Watches, and when each is sent a status.
 //!
 //! Envoy gives an HTTP filter no timer. One thread of the module's wakes workers ten times a second, and
-//! it sleeps while nobody watches. Those Watches of a worker that are told the same make a [`Group`]. One
-//! of them, its leader, is woken, judges, and if the status has changed tells the others, whose streams
-//! are of the same worker. So a thousand Watches of an endpoint cost a worker one wake-up a tick.
+//! it sleeps while nobody watches. Those Watches of a worker that follow the same make a [`Group`]. One
+//! of them, its leader, is woken, judges, and if the status has changed sends it to the others, whose
+//! streams are of the same worker. So a thousand Watches of an endpoint cost a worker one wake-up a tick.
 //!
 //! Nothing here is borrowed or locked while Envoy sends something, for that can end a stream, which
 //! then leaves from in there. The lock of the thread is held while it wakes workers: so nobody is
@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use healthz_core::judgement::Health;
 
+use super::wire::status;
 use crate::envoy::{Waker, Watcher};
-use crate::grpc::status;
 
 /// How often workers are woken.
 const TICK: Duration = Duration::from_millis(100);
@@ -44,14 +44,14 @@ struct Group {
     key: Key,
     members: BTreeMap<WatchId, Member>,
     leader: WatchId,
-    /// What all have been told; `None` if one that has joined was told something else.
-    told: Option<Health>,
+    /// What all were sent last; `None` if one that has joined was sent something else.
+    sent: Option<Health>,
     _wake_up: WakeUp,
 }
 
 struct Member {
     watcher: Rc<dyn Watcher>,
-    told: Health,
+    sent: Health,
 }
 
 thread_local! {
@@ -60,18 +60,18 @@ thread_local! {
     static LAST: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Takes up a Watch that has been told this.
-pub fn join(key: Key, told: Health, watcher: Rc<dyn Watcher>) -> WatchId {
+/// Takes up a Watch that has been sent this.
+pub fn join(key: Key, sent: Health, watcher: Rc<dyn Watcher>) -> WatchId {
     let id = WatchId(LAST.get() + 1);
     LAST.set(id.0);
     let member = Member {
         watcher: Rc::clone(&watcher),
-        told,
+        sent,
     };
     let alone = with_groups(
         |groups| match groups.iter_mut().find(|group| group.key == key) {
             Some(group) => {
-                group.told = group.told.filter(|&all| all == told);
+                group.sent = group.sent.filter(|&all| all == sent);
                 group.members.insert(id, member);
                 None
             }
@@ -83,7 +83,7 @@ pub fn join(key: Key, told: Health, watcher: Rc<dyn Watcher>) -> WatchId {
             key,
             members: [(id, member)].into(),
             leader: id,
-            told: Some(told),
+            sent: Some(sent),
             _wake_up: WakeUp::new(watcher.waker()),
         };
         with_groups(|groups| groups.push(group));
@@ -115,19 +115,19 @@ pub fn leave(id: WatchId) {
     }
 }
 
-/// Tells this health to a Watch's group: to all who have not been told yet.
-pub fn tell(id: WatchId, health: Health) {
+/// Sends this health to those of a Watch's group that were sent another one last; whether there were any.
+pub fn update(id: WatchId, health: Health) -> bool {
     let others = with_groups(|groups| {
         let place = place_of(id, groups)?;
         let group = groups.get_mut(place)?;
         // The usual case, however many they are.
-        if group.told.replace(health) == Some(health) {
+        if group.sent.replace(health) == Some(health) {
             return None;
         }
         let others = group.members.values_mut();
-        let others = others.filter(|member| member.told != health);
+        let others = others.filter(|member| member.sent != health);
         let others = others.map(|member| {
-            member.told = health;
+            member.sent = health;
             Rc::clone(&member.watcher)
         });
         Some(others.collect::<Vec<_>>())
@@ -137,6 +137,7 @@ pub fn tell(id: WatchId, health: Health) {
         let message = status(health.into());
         others.iter().for_each(|watcher| watcher.send(&message));
     }
+    !others.is_empty()
 }
 
 /// Ends a Watch's group after a fault: better no answer than an old one.
@@ -161,7 +162,7 @@ fn place_of(id: WatchId, groups: &[Group]) -> Option<usize> {
         .position(|group| group.members.contains_key(&id))
 }
 
-/// The thread, and whom it wakes: one a group of each worker.
+/// The thread, and whom it wakes: one for each group of each worker.
 static THREAD: Mutex<Thread> = Mutex::new(Thread {
     started: false,
     last: 0,
@@ -208,11 +209,11 @@ fn wake_all() {
 struct WakeUp(u64);
 
 impl WakeUp {
-    fn new(waker: Box<dyn Waker>) -> Self {
+    fn new(waker: Option<Box<dyn Waker>>) -> Self {
         let mut thread = lock();
         thread.last += 1;
         let id = thread.last;
-        thread.wakers.insert(id, waker);
+        thread.wakers.extend(waker.map(|waker| (id, waker)));
         ANYBODY.notify_one();
         Self(id)
     }
@@ -265,12 +266,12 @@ mod tests {
             self.leave();
         }
 
-        fn waker(&self) -> Box<dyn Waker> {
+        fn waker(&self) -> Option<Box<dyn Waker>> {
             self.wakers.fetch_add(1, Ordering::Relaxed);
-            Box::new(FakeWaker {
+            Some(Box::new(FakeWaker {
                 woken: Arc::clone(&self.woken),
                 wakers: Arc::clone(&self.wakers),
-            })
+            }))
         }
     }
 
@@ -287,9 +288,9 @@ mod tests {
     }
 
     impl Fake {
-        fn join(endpoint: usize, told: Health) -> Rc<Self> {
+        fn join(endpoint: usize, sent: Health) -> Rc<Self> {
             let fake = Rc::new(Self::default());
-            fake.id.set(Some(join(key(endpoint), told, fake.clone())));
+            fake.id.set(Some(join(key(endpoint), sent, fake.clone())));
             fake
         }
 
@@ -299,8 +300,8 @@ mod tests {
             }
         }
 
-        fn tell(&self, health: Health) {
-            tell(self.id.get().unwrap(), health);
+        fn update(&self, health: Health) {
+            update(self.id.get().unwrap(), health);
         }
 
         fn leads(&self) -> bool {
@@ -326,16 +327,16 @@ mod tests {
     }
 
     #[test]
-    fn each_is_told_each_change_once() {
+    fn each_is_sent_each_change_once() {
         let (first, second) = (Fake::join(0, Healthy), Fake::join(0, Healthy));
         let other = Fake::join(1, Healthy);
-        first.tell(Healthy);
-        first.tell(Unhealthy);
-        first.tell(Unhealthy);
+        first.update(Healthy);
+        first.update(Unhealthy);
+        first.update(Unhealthy);
         // One that comes after a change that the group has not seen yet.
         let late = Fake::join(0, Healthy);
-        late.tell(Healthy);
-        first.tell(Unhealthy);
+        late.update(Healthy);
+        first.update(Unhealthy);
         first.expect(&[Unhealthy, Healthy, Unhealthy]);
         second.expect(&[Unhealthy, Healthy, Unhealthy]);
         late.expect(&[Unhealthy]);
@@ -357,7 +358,7 @@ mod tests {
         assert_eq!(leaders(), [false, false, true, false]);
         members[2].leave();
         assert_eq!(leaders(), [false, false, false, true]);
-        members[3].tell(Unhealthy);
+        members[3].update(Unhealthy);
         members[3].leave();
         assert_eq!(leaders(), [false; 4]);
         assert_eq!(groups(), 0);
@@ -365,13 +366,13 @@ mod tests {
         members[0].expect(&[]);
     }
 
-    /// To tell one of them ends others, the leader among them.
+    /// To send to one of them ends others, the leader among them.
     #[test]
-    fn streams_end_while_they_are_told() {
+    fn streams_end_while_others_are_sent_to() {
         let members: Vec<_> = (0..4).map(|_| Fake::join(0, Healthy)).collect();
         let ends = [Rc::clone(&members[0]), Rc::clone(&members[2])];
         *members[0].ends.borrow_mut() = ends.into();
-        members[0].tell(Unhealthy);
+        members[0].update(Unhealthy);
         members[0].expect(&[Unhealthy]);
         members[1].expect(&[Unhealthy]);
         members[2].expect(&[]);

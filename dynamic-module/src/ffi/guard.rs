@@ -1,0 +1,36 @@
+//! No panic crosses into Envoy.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::callbacks::write_line;
+use crate::envoy::Level;
+
+/// Runs a hook's body; a panic in it ends here, and `fallback` says what Envoy is told.
+pub fn guard<T>(hook: &str, fallback: impl FnOnce() -> T, body: impl FnOnce() -> T) -> T {
+    let body = || {
+        #[cfg(panic_test)]
+        panic_if_wanted(hook);
+        body()
+    };
+    // A panic can leave only what is shared half changed: locks, which are poisoned then, and cells,
+    // which are set in one step.
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
+        write_line(
+            Level::Error,
+            &format!("envoy-healthz: a fault in {hook}, see the panic above; please report it"),
+        );
+        fallback()
+    })
+}
+
+/// A panic that was caught.
+pub struct Fault;
+
+/// Panics in the hook that the environment names, or in all: a build for tests alone.
+#[cfg(panic_test)]
+#[allow(clippy::panic)]
+fn panic_if_wanted(hook: &str) {
+    if std::env::var("ENVOY_HEALTHZ_PANIC").is_ok_and(|wanted| wanted == hook) {
+        panic!("a deliberate panic in {hook}");
+    }
+}

@@ -1,0 +1,239 @@
+//! An HTTP request of Envoy's, as the filter sees it; and a configuration while Envoy loads it.
+
+use std::ffi::c_int;
+use std::marker::PhantomData;
+use std::ptr::{null, null_mut};
+
+use healthz_core::view::Counts;
+
+use super::callbacks::*;
+use super::connections;
+use super::types::{Buffer, Header, Pointer};
+use crate::envoy::{Level, Metric, Request, Setup, Waker};
+
+/// A configuration being loaded; lives for the hook.
+pub struct Loading<'a>(Pointer, PhantomData<&'a ()>);
+
+impl Loading<'_> {
+    /// # Safety
+    /// Envoy has given `config` to `config_new`, which has not ended while this lives.
+    pub unsafe fn new(config: Pointer) -> Self {
+        Self(config, PhantomData)
+    }
+}
+
+impl Setup for Loading<'_> {
+    fn counter(&self, name: &str, labels: &[&str]) -> Option<Metric> {
+        define(http_filter_config_define_counter, self.0, name, labels)
+    }
+
+    fn gauge(&self, name: &str, labels: &[&str]) -> Option<Metric> {
+        define(http_filter_config_define_gauge, self.0, name, labels)
+    }
+
+    fn log(&self, level: Level, line: &str) {
+        write_line(level, line);
+    }
+}
+
+type Define = unsafe fn(Pointer, Buffer, *const Buffer, usize, *mut usize) -> c_int;
+
+fn define(define: Define, config: Pointer, name: &str, labels: &[&str]) -> Option<Metric> {
+    let mut id = 0;
+    let result = with_labels(labels, |labels, count| {
+        // SAFETY: `config` is of the configuration whose hook runs; Envoy copies all text.
+        unsafe { define(config, Buffer::lend(name), labels, count, &raw mut id) }
+    });
+    (result == 0).then_some(Metric(id))
+}
+
+/// An HTTP request of this worker, as long as its pointer is good.
+pub struct Stream<'a>(Pointer, PhantomData<&'a ()>);
+
+impl Stream<'_> {
+    /// # Safety
+    /// `filter` is what Envoy calls an HTTP filter of this worker, and its `http_filter_destroy` has not been
+    /// called when this is used. That hook can come while an answer is sent; Envoy frees what `filter` leads
+    /// to only when the hook in which it was sent has ended.
+    pub unsafe fn new(filter: Pointer) -> Self {
+        Self(filter, PhantomData)
+    }
+
+    /// What Envoy calls it.
+    pub fn pointer(&self) -> Pointer {
+        self.0
+    }
+}
+
+impl Request for Stream<'_> {
+    fn header(&self, name: &str) -> &[u8] {
+        let mut value = Buffer::EMPTY;
+        // SAFETY: the pointer is of the request whose hook runs. What Envoy writes lives until the
+        // headers change or the hook ends; we change none, and `self` ends with the hook.
+        unsafe {
+            let found = http_get_header(
+                self.0,
+                REQUEST_HEADER,
+                Buffer::lend(name),
+                &raw mut value,
+                0,
+                null_mut(),
+            );
+            if found { value.bytes() } else { &[] }
+        }
+    }
+
+    fn response_details(&self) -> &[u8] {
+        let mut details = Buffer::EMPTY;
+        // SAFETY: the pointer is of the request whose hook runs; the details are the request's, and nothing
+        // changes them before the hook ends.
+        unsafe {
+            let found = *HAS_DETAILS
+                && http_filter_get_attribute_string(
+                    self.0,
+                    RESPONSE_CODE_DETAILS,
+                    &raw mut details,
+                );
+            if found { details.bytes() } else { &[] }
+        }
+    }
+
+    fn body(&self) -> Vec<&[u8]> {
+        // SAFETY: the pointer is of the request whose hook runs. Envoy writes as many pieces as it has
+        // just said, and they live until the hook ends; in other hooks it has none.
+        unsafe {
+            let count = http_get_body_chunks_size(self.0, RECEIVED_REQUEST_BODY);
+            let mut pieces = vec![Buffer::EMPTY; count];
+            let found = http_get_body_chunks(self.0, RECEIVED_REQUEST_BODY, pieces.as_mut_ptr());
+            pieces.truncate(if found { count } else { 0 });
+            pieces.into_iter().map(|piece| piece.bytes()).collect()
+        }
+    }
+
+    fn route_cluster(&self) -> Option<&[u8]> {
+        let mut name = Buffer::EMPTY;
+        // SAFETY: as for a header; the name is the route's and lives as long as the request.
+        unsafe { http_get_cluster_name(self.0, &raw mut name).then(|| name.bytes()) }
+    }
+
+    fn route_cluster_hosts(&self, priority: u32) -> Option<Counts> {
+        hosts_by(|total, healthy, degraded| {
+            // SAFETY: the pointer is of the request whose hook runs; Envoy writes the three numbers.
+            unsafe { http_get_cluster_host_count(self.0, priority, total, healthy, degraded) }
+        })
+    }
+
+    fn has_network_filter(&self) -> bool {
+        connections::any()
+    }
+
+    fn hosts(&self, cluster: &str, priority: u32) -> Option<Counts> {
+        connections::hosts(cluster, priority)
+    }
+
+    fn count(&self, counter: Metric, labels: &[&str], value: u64) {
+        with_labels(labels, |labels, count| {
+            // SAFETY: the pointer is of the request whose hook runs; Envoy checks id and labels.
+            unsafe { http_filter_increment_counter(self.0, counter.0, labels, count, value) }
+        });
+    }
+
+    fn set(&self, gauge: Metric, labels: &[&str], value: u64) {
+        with_labels(labels, |labels, count| {
+            // SAFETY: as for a counter.
+            unsafe { http_filter_set_gauge(self.0, gauge.0, labels, count, value) }
+        });
+    }
+
+    fn log(&self, level: Level, line: &str) {
+        write_line(level, line);
+    }
+}
+
+/// Lends labels to Envoy.
+fn with_labels<T>(labels: &[&str], lend: impl FnOnce(*const Buffer, usize) -> T) -> T {
+    let mut buffers = [Buffer::EMPTY; MOST_LABELS];
+    for (buffer, label) in buffers.iter_mut().zip(labels) {
+        *buffer = Buffer::lend(label);
+    }
+    lend(buffers.as_ptr(), labels.len().min(MOST_LABELS))
+}
+
+const MOST_LABELS: usize = 4;
+
+/// Lends headers to Envoy, without the heap: a probe is answered by this.
+fn with_headers<'a>(
+    headers: impl Iterator<Item = (&'a str, &'a str)>,
+    lend: impl FnOnce(*const Header, usize),
+) {
+    let mut lent = [Header::EMPTY; MOST_HEADERS];
+    let mut count = 0;
+    for (header, (name, value)) in lent.iter_mut().zip(headers) {
+        header.name = Buffer::lend(name);
+        header.value = Buffer::lend(value);
+        count += 1;
+    }
+    lend(lent.as_ptr(), count);
+}
+
+/// No answer has as many.
+const MOST_HEADERS: usize = 8;
+
+/// The steps of an answer. With the last one Envoy may call `http_filter_destroy`, from in here; after
+/// that no other step may be taken.
+impl Stream<'_> {
+    pub fn send_headers<'a>(&self, headers: impl Iterator<Item = (&'a str, &'a str)>, end: bool) {
+        with_headers(headers, |headers, count| {
+            // SAFETY: the pointer is of a request that lives. Envoy copies the headers, and frees its filter
+            // only when the hook has ended.
+            unsafe { http_send_response_headers(self.0, headers, count, end) }
+        });
+    }
+
+    pub fn send_data(&self, data: &[u8], end: bool) {
+        // SAFETY: as for headers.
+        unsafe { http_send_response_data(self.0, Buffer::lend_bytes(data), end) };
+    }
+
+    pub fn send_trailers<'a>(&self, trailers: impl Iterator<Item = (&'a str, &'a str)>) {
+        with_headers(trailers, |trailers, count| {
+            // SAFETY: as for headers.
+            unsafe { http_send_response_trailers(self.0, trailers, count) }
+        });
+    }
+
+    /// Answers by Envoy's own local reply; if headers have been sent, Envoy resets the stream.
+    pub fn send_local_reply(&self, status: u32, body: &str, details: &str) {
+        let (body, details) = (Buffer::lend(body), Buffer::lend(details));
+        // SAFETY: as for headers.
+        unsafe { http_send_response(self.0, status, null(), 0, body, details) };
+    }
+}
+
+/// Has Envoy call `http_filter_scheduled` for a request, on the request's worker.
+pub struct Scheduler(Pointer);
+
+// SAFETY: Envoy lets any thread use it, one at a time; that of the module's does so with a lock held.
+unsafe impl Send for Scheduler {}
+
+impl Scheduler {
+    pub fn new(request: &Stream<'_>) -> Self {
+        // SAFETY: the pointer is of a request of this worker that lives. What Envoy makes is ours.
+        Self(unsafe { http_filter_scheduler_new(request.0) })
+    }
+}
+
+impl Waker for Scheduler {
+    fn wake(&self) {
+        // SAFETY: made by `new` and not yet deleted. Its worker lives: it is deleted at the latest with
+        // its request. If the request ends before the worker gets to it, Envoy drops the event.
+        unsafe { http_filter_scheduler_commit(self.0, 0) };
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, and deleted once.
+        unsafe { http_filter_scheduler_delete(self.0) };
+    }
+}
