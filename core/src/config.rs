@@ -14,10 +14,9 @@ pub mod module;
 pub mod wasm;
 
 use std::fmt;
-use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::value::{MapAccessDeserializer, StrDeserializer};
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 pub use fields::{ConfigError, FilterName};
@@ -38,14 +37,17 @@ pub struct Endpoint {
     pub details: bool,
 }
 
-/// What one cluster needs in order to be healthy.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What one cluster needs in order to be healthy. It is read from its name only, or from an object.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct ClusterRule {
     /// The cluster's name as in Envoy's configuration (not its `alt_stat_name`).
     pub name: String,
     /// How many usable hosts it takes.
+    #[serde(default)]
     pub min_healthy: MinHealthy,
     /// Whether a degraded host is usable.
+    #[serde(default)]
     pub degraded: Degraded,
 }
 
@@ -92,29 +94,13 @@ pub struct Endpoints(Vec<RawEndpoint>);
 #[serde(deny_unknown_fields)]
 struct RawEndpoint {
     path: String,
-    clusters: Vec<RawCluster>,
+    clusters: Vec<ClusterRule>,
     #[serde(default)]
     require: Require,
     #[serde(default, deserialize_with = "present")]
     fail_when_draining: Option<bool>,
     #[serde(default)]
     details: bool,
-}
-
-/// A cluster: its name alone, or with what it takes to be healthy.
-enum RawCluster {
-    Name(String),
-    Rule(RawClusterRule),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawClusterRule {
-    name: String,
-    #[serde(default)]
-    min_healthy: MinHealthy,
-    #[serde(default)]
-    degraded: Degraded,
 }
 
 impl Endpoint {
@@ -171,7 +157,6 @@ impl RawEndpoint {
         check_count(&field, self.clusters.len(), 0, MAX_CLUSTERS)?;
         let mut clusters: Vec<ClusterRule> = Vec::with_capacity(self.clusters.len());
         for (index, cluster) in self.clusters.into_iter().enumerate() {
-            let cluster = ClusterRule::from(cluster);
             let field = format!("{field}[{index}]");
             check_name(&field, "a cluster", &cluster.name)?;
             if clusters.iter().any(|other| other.name == cluster.name) {
@@ -207,44 +192,32 @@ fn check_path(field: &str, path: &str) -> Result<(), ConfigError> {
     }
 }
 
-impl From<RawCluster> for ClusterRule {
-    fn from(raw: RawCluster) -> Self {
-        match raw {
-            RawCluster::Name(name) => Self {
-                name,
-                min_healthy: MinHealthy::default(),
-                degraded: Degraded::default(),
-            },
-            RawCluster::Rule(rule) => Self {
-                name: rule.name,
-                min_healthy: rule.min_healthy,
-                degraded: rule.degraded,
-            },
-        }
-    }
-}
-
 impl Default for MinHealthy {
     fn default() -> Self {
         Self::Hosts(1)
     }
 }
 
-impl<'de> Deserialize<'de> for RawCluster {
+impl<'de> Deserialize<'de> for ClusterRule {
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-        struct ClusterVisitor<'de>(PhantomData<&'de ()>);
-        impl<'de> Visitor<'de> for ClusterVisitor<'de> {
-            type Value = RawCluster;
+        struct ClusterVisitor;
+        impl<'de> Visitor<'de> for ClusterVisitor {
+            type Value = ClusterRule;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a cluster's name, or an object with name, min_healthy and degraded")
             }
             fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
-                String::deserialize(StrDeserializer::new(name)).map(RawCluster::Name)
+                Ok(ClusterRule {
+                    name: name.to_owned(),
+                    min_healthy: MinHealthy::default(),
+                    degraded: Degraded::default(),
+                })
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                RawClusterRule::deserialize(MapAccessDeserializer::new(map)).map(RawCluster::Rule)
+                // What serde derives from the fields above.
+                ClusterRule::deserialize(MapAccessDeserializer::new(map))
             }
         }
-        input.deserialize_any(ClusterVisitor(PhantomData))
+        input.deserialize_any(ClusterVisitor)
     }
 }

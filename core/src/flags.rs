@@ -112,23 +112,9 @@ impl HealthFlags {
     }
 
     fn has(&self, effect: Effect) -> bool {
-        self.known & mask(effect) != 0
+        let mut known = FLAGS.iter().enumerate();
+        known.any(|(bit, (_, of))| *of == effect && self.known & (1 << bit) != 0)
     }
-}
-
-/// The bits of all flags with this effect.
-const fn mask(effect: Effect) -> u16 {
-    let mut mask = 0;
-    let mut rest = FLAGS.as_slice();
-    let mut bit = 1;
-    while let [(_, found), others @ ..] = rest {
-        if *found as u8 == effect as u8 {
-            mask |= bit;
-        }
-        bit <<= 1;
-        rest = others;
-    }
-    mask
 }
 
 #[cfg(test)]

@@ -132,11 +132,6 @@ pub fn check_count(
     ))
 }
 
-/// The default of a number of milliseconds.
-pub fn millis<const MIN: u64, const MAX: u64, const DEFAULT: u64>() -> Int<MIN, MAX> {
-    Int(DEFAULT)
-}
-
 /// Reads a field that may be left out, but not be `null`.
 pub fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     input: D,
@@ -179,18 +174,26 @@ impl<'de> Deserialize<'de> for FilterName {
     }
 }
 
-/// A whole number whose bounds stand in its type, so that serde's own error names them.
+/// A whole number whose bounds and default are in its type, so that serde's own error names them.
 #[derive(Debug, Clone, Copy)]
-pub struct Int<const MIN: u64, const MAX: u64>(pub u64);
+pub struct Int<const MIN: u64, const MAX: u64, const DEFAULT: u64>(pub u64);
 
-impl<const MIN: u64, const MAX: u64> Int<MIN, MAX> {
+impl<const MIN: u64, const MAX: u64, const DEFAULT: u64> Int<MIN, MAX, DEFAULT> {
     /// So many milliseconds.
     pub fn millis(self) -> Duration {
         Duration::from_millis(self.0)
     }
 }
 
-impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Int<MIN, MAX> {
+impl<const MIN: u64, const MAX: u64, const DEFAULT: u64> Default for Int<MIN, MAX, DEFAULT> {
+    fn default() -> Self {
+        Self(DEFAULT)
+    }
+}
+
+impl<'de, const MIN: u64, const MAX: u64, const DEFAULT: u64> Deserialize<'de>
+    for Int<MIN, MAX, DEFAULT>
+{
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         let bounds = Bounds { min: MIN, max: MAX };
         input.deserialize_u64(bounds).map(Self)

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::fields::{Build, Int, check_name, millis, present, read};
+use super::fields::{Build, Int, check_name, present, read};
 use super::{ConfigError, Endpoint, Endpoints, FilterName, cluster_names};
 
 /// A configuration whose every bound has been checked.
@@ -34,22 +34,20 @@ pub struct Config {
     pub endpoints: Vec<Endpoint>,
 }
 
-const MIN_REFRESH_INTERVAL_MS: u64 = 50;
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawConfig {
     #[serde(default)]
     name: FilterName,
     admin_cluster: String,
-    #[serde(default = "millis::<1, 60000, 1000>")]
-    admin_timeout_ms: Int<1, 60000>,
-    #[serde(default = "millis::<0, 600000, 5000>")]
-    max_stale_ms: Int<0, 600_000>,
-    #[serde(default = "millis::<0, 60000, 250>")]
-    max_age_ms: Int<0, 60000>,
+    #[serde(default)]
+    admin_timeout_ms: Int<1, 60000, 1000>,
+    #[serde(default)]
+    max_stale_ms: Int<0, 600_000, 5000>,
+    #[serde(default)]
+    max_age_ms: Int<0, 60000, 250>,
     #[serde(default, deserialize_with = "present")]
-    refresh_interval_ms: Option<Int<MIN_REFRESH_INTERVAL_MS, 60000>>,
+    refresh_interval_ms: Option<Int<50, 60000, 50>>,
     #[serde(default = "yes")]
     fail_when_draining: bool,
     endpoints: Endpoints,
