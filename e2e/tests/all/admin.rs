@@ -250,6 +250,20 @@ impl Running {
             (self.status().await == status).then_some(())
         })
         .await;
+        self.wait_for_record(status).await;
+    }
+
+    /// Probes until this is recorded: what follows another change within a second is so by a later answer.
+    async fn wait_for_record(&self, status: u16) {
+        let name = self.name();
+        let page = format!("/stats?filter=healthy.filter.{name}.path");
+        let end = format!(": {}", u8::from(status == 200));
+        eventually(&format!("{name}: {status} is recorded"), async || {
+            self.status().await;
+            let gauge = self.admin.get(&page).await.body;
+            gauge.trim_end().ends_with(&end).then_some(())
+        })
+        .await;
     }
 
     /// The status of each of many probes at once, on all workers, and how long it took.
@@ -278,6 +292,7 @@ impl Running {
             let within = bound.is_none_or(|bound| took < bound);
             assert!(within, "{}: a probe took {took:?}", self.name());
         }
+        self.wait_for_record(503).await;
     }
 }
 

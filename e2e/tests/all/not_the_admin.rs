@@ -2,6 +2,8 @@
 //! every path, in the words of many a server. Nothing that it says is believed, and the log says what to
 //! compare.
 
+use e2e::envoy::Envoy;
+use e2e::eventually;
 use e2e::fake_admin::{Does, HEALTHY, envoy_with_fake};
 use e2e::prober::Prober;
 use serde_json::json;
@@ -22,6 +24,17 @@ fn foreign(page: &str) -> String {
     format!(
         "{page} answered 200 with a text that is not Envoy's: compare the address of admin_cluster with admin.address"
     )
+}
+
+/// Probes until the log has this line: a change within a second of the last one is recorded by a later answer.
+/// It is there once.
+async fn wait_for_line(envoy: &Envoy, prober: &Prober, line: &str) {
+    eventually(line, async || {
+        assert_eq!(prober.get("/healthz").await.status, 503);
+        (!envoy.logged(&[line]).is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(envoy.logged(&[line]).len(), 1, "{line}");
 }
 
 /// A liveness endpoint that respects drains asks `/ready` alone.
@@ -53,7 +66,7 @@ async fn ready_is_believed_only_if_it_is_envoys_own() {
             _ => format!("/ready answered {status}, which Envoy's admin does not: compare"),
         };
         let line = format!("admin unavailable: {cause}");
-        assert_eq!(envoy.logged(&[&line]).len(), 1, "{line}");
+        wait_for_line(&envoy, &prober, &line).await;
         fake.change_to(live());
         prober.wait_for(200).await;
     }
@@ -110,7 +123,7 @@ async fn clusters_in_no_text_of_envoys() {
         }
         for line in ["admin unavailable: ", "/healthz is unhealthy: admin: "] {
             let line = format!("{line}{}", foreign("/clusters"));
-            assert_eq!(envoy.logged(&[&line]).len(), 1, "{line}");
+            wait_for_line(&envoy, &prober, &line).await;
         }
         fake.change_to(good());
         prober.wait_for(200).await;
