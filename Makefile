@@ -263,8 +263,8 @@ grpc-python: .tools/grpc-python
 	python3 -m pip install --quiet --target $@ grpcio==$(GRPCIO) grpcio-health-checking==$(GRPCIO)
 
 bench-tools:
-	@command -v wrk >/dev/null && command -v h2load >/dev/null || \
-	  (apt-get update -qq && apt-get install -qq -y wrk nghttp2-client)
+	@command -v wrk >/dev/null && command -v h2load >/dev/null && command -v callgrind_control >/dev/null || \
+	  (apt-get update -qq && apt-get install -qq -y wrk nghttp2-client valgrind)
 
 gke-tools: .tools/python
 	@command -v kubectl >/dev/null || (apt-get update -qq && apt-get install -qq -y kubernetes-client)
