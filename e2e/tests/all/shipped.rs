@@ -82,6 +82,22 @@ fn the_admin_is_for_nobody_outside() {
     }
 }
 
+/// Calls that use up all connections do not shut out who asks the admin, and a drain does not have gRPC
+/// clients reconnect with each response.
+#[test]
+fn each_listener_and_admin_is_ready_for_production() {
+    let module = std::fs::read_to_string(root().join("envoy/module.yaml")).unwrap();
+    for (file, config) in examples().chain([("module.yaml", module)]) {
+        let (_, admin) = config.split_once("\nadmin:\n").unwrap();
+        let (admin, _) = admin.split_once("\n\n").unwrap();
+        let limit = "\n  ignore_global_conn_limit: true";
+        assert!(admin.contains(limit), "{file}: {admin}");
+        let listeners = config.matches("\n    filter_chains:\n").count();
+        let drains = config.matches("\n    drain_type: MODIFY_ONLY\n").count();
+        assert!(listeners > 0 && drains == listeners, "{file}: {drains}");
+    }
+}
+
 /// Of the admin's pages, those that change or tell more are shut.
 #[tokio::test]
 async fn the_admin_does_no_more_than_the_filter_needs() {
