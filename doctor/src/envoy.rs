@@ -89,7 +89,13 @@ impl<'t> Envoy<'t> {
         let has_cds = root.at("dynamic_resources.cds_config").is_some();
         let listeners = root.list("static_resources.listeners").collect();
         let clusters = root.list("static_resources.clusters").collect();
-        Ok(Self::with(root, listeners, clusters, has_cds, HashMap::new()))
+        Ok(Self::with(
+            root,
+            listeners,
+            clusters,
+            has_cds,
+            HashMap::new(),
+        ))
     }
 
     fn of_dump(root: &'t Node) -> Result<Self, Refusal> {
@@ -124,9 +130,23 @@ impl<'t> Envoy<'t> {
     ) -> Self {
         let clusters = clusters
             .into_iter()
-            .filter_map(|node| Some((node.str("name")?, Cluster { node, kind: Kind::of(node) })))
+            .filter_map(|node| {
+                Some((
+                    node.str("name")?,
+                    Cluster {
+                        node,
+                        kind: Kind::of(node),
+                    },
+                ))
+            })
             .collect();
-        let mut envoy = Self { bootstrap, listeners: Vec::new(), clusters, has_cds, routes };
+        let mut envoy = Self {
+            bootstrap,
+            listeners: Vec::new(),
+            clusters,
+            has_cds,
+            routes,
+        };
         for node in listeners {
             let listener = envoy.listener(node);
             envoy.listeners.push(listener);
@@ -154,19 +174,27 @@ impl<'t> Envoy<'t> {
         let Some(admin) = self.admin_address() else {
             return false;
         };
-        let mut addresses = cluster.hosts().filter_map(|host| Address::of(host.get("address")?));
+        let mut addresses = cluster
+            .hosts()
+            .filter_map(|host| Address::of(host.get("address")?));
         addresses.any(|address| address.reaches(&admin))
     }
 
     fn listener(&self, node: &'t Node) -> Listener<'t> {
-        let chains = node.list("filter_chains").chain(node.get("default_filter_chain"));
+        let chains = node
+            .list("filter_chains")
+            .chain(node.get("default_filter_chain"));
         let name = match (node.str("name"), node.get("address").and_then(Address::of)) {
             (Some(name), _) => name.to_owned(),
             (None, Some(Address::Socket(host, port))) => format!("{host}:{port}"),
             (None, Some(Address::Pipe(path))) => path.to_owned(),
             (None, None) => "without a name".to_owned(),
         };
-        Listener { node, name, chains: chains.filter_map(|chain| self.chain(chain)).collect() }
+        Listener {
+            node,
+            name,
+            chains: chains.filter_map(|chain| self.chain(chain)).collect(),
+        }
     }
 
     fn chain(&self, node: &'t Node) -> Option<Chain<'t>> {
@@ -176,9 +204,18 @@ impl<'t> Envoy<'t> {
             if filter.is_a(manager) {
                 let manager = filter.get("typed_config")?;
                 let inline = manager.get("route_config");
-                let named = || self.routes.get(manager.str("rds.route_config_name")?).copied();
+                let named = || {
+                    self.routes
+                        .get(manager.str("rds.route_config_name")?)
+                        .copied()
+                };
                 let routes = inline.or_else(named);
-                return Some(Chain { node, manager, before, routes });
+                return Some(Chain {
+                    node,
+                    manager,
+                    before,
+                    routes,
+                });
             }
             before.push(filter);
         }
@@ -240,14 +277,19 @@ impl<'t> Cluster<'t> {
 
     fn options(&self) -> Option<&'t Node> {
         let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-        self.node.get("typed_extension_protocol_options")?.get(options)
+        self.node
+            .get("typed_extension_protocol_options")?
+            .entry(options)
     }
 
     /// Whether it speaks HTTP/2 and nothing else.
     pub fn is_http2_only(&self) -> bool {
         let options = self.options();
-        let explicit = options.and_then(|node| node.at("explicit_http_config.http2_protocol_options"));
-        explicit.or_else(|| self.node.get("http2_protocol_options")).is_some()
+        let explicit =
+            options.and_then(|node| node.at("explicit_http_config.http2_protocol_options"));
+        explicit
+            .or_else(|| self.node.get("http2_protocol_options"))
+            .is_some()
     }
 
     /// Whether it may speak HTTP/2.
@@ -255,14 +297,18 @@ impl<'t> Cluster<'t> {
         let ways = ["auto_config", "use_downstream_protocol_config"];
         let by = |way: &&str| {
             let options = self.options().and_then(|node| node.get(way));
-            options.and_then(|node| node.get("http2_protocol_options")).is_some()
+            options
+                .and_then(|node| node.get("http2_protocol_options"))
+                .is_some()
         };
         self.is_http2_only() || ways.iter().any(by)
     }
 
     /// Its upstream HTTP filters.
     pub fn filters(&self) -> impl Iterator<Item = &'t Node> {
-        self.options().into_iter().flat_map(|options| options.list("http_filters"))
+        self.options()
+            .into_iter()
+            .flat_map(|options| options.list("http_filters"))
     }
 
     /// Whether its health checks go elsewhere than its calls.
@@ -290,7 +336,11 @@ impl Kind {
         };
         if custom.is_a("dns.v3.DnsCluster") {
             let single = custom.is_true("typed_config.all_addresses_in_single_endpoint");
-            return if single { Self::LogicalDns } else { Self::StrictDns };
+            return if single {
+                Self::LogicalDns
+            } else {
+                Self::StrictDns
+            };
         }
         if custom.is_a("aggregate.v3.ClusterConfig") {
             return Self::Hostless("an aggregate cluster");
@@ -332,7 +382,8 @@ impl<'t> Address<'t> {
         match (self, server) {
             (Self::Socket(host, port), Self::Socket(listens, at)) => {
                 let any = ip(listens).is_some_and(|ip| ip.is_unspecified());
-                port == at && (any || host == listens || ip(host).is_some() && ip(host) == ip(listens))
+                port == at
+                    && (any || host == listens || ip(host).is_some() && ip(host) == ip(listens))
             }
             (Self::Pipe(path), Self::Pipe(listens)) => path == listens,
             _ => false,

@@ -69,12 +69,20 @@ impl Match {
 impl Request {
     /// A prober's `GET`.
     pub fn get(path: &str, hosts: Vec<String>) -> Self {
-        Self { method: "GET", path: path.to_owned(), hosts }
+        Self {
+            method: "GET",
+            path: path.to_owned(),
+            hosts,
+        }
     }
 
     /// A gRPC call.
     pub fn grpc(path: &str, hosts: Vec<String>) -> Self {
-        Self { method: "POST", path: path.to_owned(), hosts }
+        Self {
+            method: "POST",
+            path: path.to_owned(),
+            hosts,
+        }
     }
 
     fn header(&self, name: &str) -> Header<'_> {
@@ -149,9 +157,15 @@ pub fn header(matcher: &Node, request: &Request) -> Match {
         false => found,
     };
     // With nothing but a name it is enough that the header is there.
-    let only_name = || matcher.entries().all(|(key, _)| matches!(snake(key).as_str(), "name" | "invert_match"));
+    let only_name = || {
+        matcher
+            .entries()
+            .all(|(key, _)| matches!(snake(key).as_str(), "name" | "invert_match"))
+    };
     match matcher.str("present_match") {
-        Some(_) => inverted(Match::of(value.is_some() == matcher.is_true("present_match"))),
+        Some(_) => inverted(Match::of(
+            value.is_some() == matcher.is_true("present_match"),
+        )),
         None if only_name() => inverted(Match::of(value.is_some())),
         // Of a header that is not there no value matches, inverted or not.
         None => value.map_or(Match::No, |value| inverted(header_value(matcher, value))),
@@ -181,16 +195,20 @@ pub fn headers(matchers: &Node, request: &Request) -> Match {
 
 /// `config.route.v3.RouteMatch`.
 pub fn route(matcher: &Node, request: &Request) -> Match {
-    let conditions = matcher.entries().map(|(key, node)| match snake(key).as_str() {
-        "prefix" | "path" | "path_separated_prefix" | "safe_regex" | "case_sensitive" => Match::Yes,
-        "headers" => headers(node, request),
-        // A probe has no query.
-        "query_parameters" => Match::all(node.items().map(query_parameter)),
-        "grpc" => Match::of(request.method == "POST"),
-        "connect_matcher" => Match::No,
-        "runtime_fraction" => fraction(node.get("default_value")),
-        _ => Match::Maybe,
-    });
+    let conditions = matcher
+        .entries()
+        .map(|(key, node)| match snake(key).as_str() {
+            "prefix" | "path" | "path_separated_prefix" | "safe_regex" | "case_sensitive" => {
+                Match::Yes
+            }
+            "headers" => headers(node, request),
+            // A probe has no query.
+            "query_parameters" => Match::all(node.items().map(query_parameter)),
+            "grpc" => Match::of(request.method == "POST"),
+            "connect_matcher" => Match::No,
+            "runtime_fraction" => fraction(node.get("default_value")),
+            _ => Match::Maybe,
+        });
     path(matcher, &request.path).and(Match::all(conditions))
 }
 

@@ -26,6 +26,7 @@ pub struct Node {
     pub column: usize,
     /// What it is.
     pub value: Value,
+    quoted: bool,
     weight: u32,
 }
 
@@ -110,7 +111,18 @@ impl Builder {
                     ScalarStyle::Literal => Value::Block(text.into_owned()),
                     _ => Value::Scalar(text.into_owned()),
                 };
-                self.finish(Node { line, column, value, weight: 1 }, anchor, ignored)
+                let quoted = style != ScalarStyle::Plain;
+                self.finish(
+                    Node {
+                        line,
+                        column,
+                        value,
+                        quoted,
+                        weight: 1,
+                    },
+                    anchor,
+                    ignored,
+                )
             }
             Event::SequenceStart(anchor, _) => {
                 self.begin(line, column, anchor, Holds::List(Vec::new()))
@@ -121,7 +133,9 @@ impl Builder {
             Event::SequenceEnd | Event::MappingEnd => self.close(),
             Event::Alias(anchor) => match self.anchors.get(&anchor) {
                 Some(node) => self.put(Rc::clone(node), false),
-                None => Err(Refusal(format!("line {line}: an alias inside its own anchor"))),
+                None => Err(Refusal(format!(
+                    "line {line}: an alias inside its own anchor"
+                ))),
             },
             Event::DocumentEnd => Err(Refusal("is empty".to_owned())),
             _ => Ok(None),
@@ -139,7 +153,13 @@ impl Builder {
             let fault = format!("line {line}: nested deeper than {MAX_DEPTH} levels");
             return Err(Refusal(fault));
         }
-        self.open.push(Open { line, column, anchor, weight: 1, holds });
+        self.open.push(Open {
+            line,
+            column,
+            anchor,
+            weight: 1,
+            holds,
+        });
         Ok(None)
     }
 
@@ -151,8 +171,24 @@ impl Builder {
             Holds::List(items) => Value::List(items),
             Holds::Map(entries, _) => Value::Map(entries),
         };
-        let Open { line, column, anchor, weight, .. } = open;
-        self.finish(Node { line, column, value, weight }, anchor, false)
+        let Open {
+            line,
+            column,
+            anchor,
+            weight,
+            ..
+        } = open;
+        self.finish(
+            Node {
+                line,
+                column,
+                value,
+                quoted: false,
+                weight,
+            },
+            anchor,
+            false,
+        )
     }
 
     fn finish(
@@ -219,10 +255,13 @@ fn is_null(text: &str) -> bool {
 impl Node {
     /// The field of this name, which is in snake case; the last one if there are several.
     pub fn get(&self, name: &str) -> Option<&Node> {
-        let (_, node) = self
-            .entries()
-            .rev()
-            .find(|(key, _)| is_field(key, name))?;
+        let (_, node) = self.entries().rev().find(|(key, _)| is_field(key, name))?;
+        (!matches!(node.value, Value::Null)).then_some(node)
+    }
+
+    /// The entry of a map that the user named: the key is as it is.
+    pub fn entry(&self, key: &str) -> Option<&Node> {
+        let (_, node) = self.entries().rev().find(|(known, _)| *known == key)?;
         (!matches!(node.value, Value::Null)).then_some(node)
     }
 
@@ -300,6 +339,24 @@ impl Node {
         })
     }
 
+    /// The value as JSON, as Envoy makes it of YAML.
+    pub fn to_json(&self) -> serde_json::Value {
+        match &self.value {
+            Value::Null => serde_json::Value::Null,
+            Value::Block(text) => text.as_str().into(),
+            Value::Scalar(text) if self.quoted => text.as_str().into(),
+            Value::Scalar(text) => match serde_json::from_str::<serde_json::Value>(text) {
+                Ok(value @ (serde_json::Value::Bool(_) | serde_json::Value::Number(_))) => value,
+                _ => text.as_str().into(),
+            },
+            Value::List(items) => items.iter().map(|item| item.to_json()).collect(),
+            Value::Map(entries) => entries
+                .iter()
+                .map(|(key, node)| (key.clone(), node.to_json()))
+                .collect(),
+        }
+    }
+
     /// Where a text stands in this scalar: the line of it in a block, else the scalar itself.
     pub fn line_of(&self, text: &str) -> (usize, usize) {
         if let Value::Block(block) = &self.value {
@@ -323,7 +380,11 @@ fn is_field(key: &str, name: &str) -> bool {
             upper = true;
             return None;
         }
-        Some(if std::mem::take(&mut upper) { char.to_ascii_uppercase() } else { char })
+        Some(if std::mem::take(&mut upper) {
+            char.to_ascii_uppercase()
+        } else {
+            char
+        })
     });
     key.chars().eq(camel)
 }
@@ -366,7 +427,11 @@ mod tests {
         assert_eq!(tree.number("twice"), Some(2.0));
         assert!(tree.get("nothing").is_none());
         assert_eq!(tree.get("text").unwrap().line_of("two"), (8, 1));
-        for block in ["a: |\n\n  one\n", "a: |-\n  \n  one", "a: | # why\n\n\n\n  one\n"] {
+        for block in [
+            "a: |\n\n  one\n",
+            "a: |-\n  \n  one",
+            "a: | # why\n\n\n\n  one\n",
+        ] {
             let line = block.lines().position(|line| line.contains("one")).unwrap() + 1;
             let tree = parse(block.as_bytes()).unwrap();
             assert_eq!(tree.get("a").unwrap().line_of("one").0, line, "{block:?}");
@@ -375,7 +440,10 @@ mod tests {
         assert_eq!(tree.number("zero"), Some(0.0));
         assert_eq!(tree.number("two"), Some(2.0));
         assert_eq!(tree.list("list").count(), 2);
-        assert_eq!(parse(b"{\"a\": \"\\u00e4\\/\"}").unwrap().str("a"), Some("ä/"));
+        assert_eq!(
+            parse(b"{\"a\": \"\\u00e4\\/\"}").unwrap().str("a"),
+            Some("ä/")
+        );
     }
 
     #[test]
@@ -395,7 +463,10 @@ mod tests {
         let bomb: String = (1..40)
             .map(|n| format!("a{n}: &a{n} [*a{}, *a{}]\n", n - 1, n - 1))
             .collect();
-        refused(format!("a0: &a0 [x]\n{bomb}").as_bytes(), "more than 2000000 values");
+        refused(
+            format!("a0: &a0 [x]\n{bomb}").as_bytes(),
+            "more than 2000000 values",
+        );
         refused("[1,".repeat(1).as_bytes(), "is no YAML");
         refused(&vec![b' '; MAX_BYTES + 1], "longer than 40 MiB");
     }

@@ -97,7 +97,9 @@ pub fn walk<'t>(chain: &Chain<'t>, request: &Request) -> Way<'t> {
         return Way::NotWalked;
     }
     for route in host.list("routes") {
-        let taken = route.get("match").map(|matcher| matching::route(matcher, request));
+        let taken = route
+            .get("match")
+            .map(|matcher| matching::route(matcher, request));
         match taken.unwrap_or(Match::Maybe) {
             Match::Yes => return Way::Route(host, route),
             Match::Maybe => return Way::NotWalked,
@@ -159,7 +161,7 @@ impl<'t> Way<'t> {
         };
         let levels = [route, host, chain.routes];
         let mut levels = levels.into_iter().flatten();
-        levels.find_map(|level| level.get("typed_per_filter_config")?.get(filter))
+        levels.find_map(|level| level.get("typed_per_filter_config")?.entry(filter))
     }
 
     /// Whether this entry of `http_filters` is on for the request.
@@ -186,6 +188,8 @@ pub fn unwrapped(config: &Node) -> &Node {
 
 /// Whether this route switches a filter on.
 pub fn switches_on(route: &Node, filter: &str) -> bool {
-    let config = route.get("typed_per_filter_config").and_then(|configs| configs.get(filter));
+    let config = route
+        .get("typed_per_filter_config")
+        .and_then(|configs| configs.entry(filter));
     config.is_some_and(|config| !(is_filter_config(config) && config.is_true("disabled")))
 }
