@@ -6,7 +6,7 @@
 //! | [`tree`] | the text as a tree with lines and columns |
 //! | [`envoy`] | what a bootstrap or a `/config_dump` holds |
 //! | [`matching`], [`walk`] | the way of a probe through it |
-//! | [`filter`], [`endpoint`] | what answers, and from which clusters |
+//! | [`filter`], [`answer`], [`endpoint`] | what answers, and from which clusters |
 //! | [`detection`] | what the health checks' fields add up to |
 //! | [`rules`] | one table: how it lies, and how that is found |
 //! | [`report`], [`page`] | what is printed, and what is said of a rule |
@@ -25,6 +25,7 @@ pub mod walk;
 
 pub mod filter;
 
+pub mod answer;
 pub mod endpoint;
 
 pub mod detection;

@@ -42,12 +42,12 @@ impl Match {
 
     /// One of both.
     pub fn or(self, other: Self) -> Self {
-        self.not().and(other.not()).not()
+        self.negated().and(other.negated()).negated()
     }
 
     /// The opposite.
     #[must_use]
-    pub fn not(self) -> Self {
+    pub fn negated(self) -> Self {
         match self {
             Self::Yes => Self::No,
             Self::No => Self::Yes,
@@ -153,7 +153,7 @@ pub fn header(matcher: &Node, request: &Request) -> Match {
         Header::Absent => None,
     };
     let inverted = |found: Match| match matcher.is_true("invert_match") {
-        true => found.not(),
+        true => found.negated(),
         false => found,
     };
     // With nothing but a name it is enough that the header is there.

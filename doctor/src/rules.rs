@@ -2,6 +2,8 @@
 
 mod admin;
 mod clusters;
+mod connection;
+mod health_checks;
 mod module;
 mod operations;
 mod reach;
@@ -139,14 +141,18 @@ impl<'t> Finding<'t> {
 
 /// All rules, in the order of their ids.
 pub fn all() -> impl Iterator<Item = &'static Rule> {
-    let parts: [&'static [Rule]; 5] = [
+    let parts: [&'static [Rule]; 7] = [
         &clusters::RULES,
+        &health_checks::RULES,
         &reach::RULES,
+        &connection::RULES,
         &admin::RULES,
         &module::RULES,
         &operations::RULES,
     ];
-    parts.into_iter().flatten()
+    let mut all: Vec<&'static Rule> = parts.into_iter().flatten().collect();
+    all.sort_by_key(|rule| rule.id);
+    all.into_iter()
 }
 
 /// What all rules find, each thing once: the worst first, then by line.

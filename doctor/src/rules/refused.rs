@@ -181,7 +181,7 @@ fn rbac_rule(rule: &Node, request: &Request) -> Match {
         "or_rules" => Match::any(each("rules")),
         "and_ids" => Match::all(each("ids")),
         "or_ids" => Match::any(each("ids")),
-        "not_rule" | "not_id" => rbac_rule(value, request).not(),
+        "not_rule" | "not_id" => rbac_rule(value, request).negated(),
         // A certificate; what jwt_authn leaves of a JWT.
         "authenticated" | "metadata" | "sourced_metadata" => Match::No,
         _ => Match::Maybe,
