@@ -23,9 +23,9 @@ pub const RULES: [Rule; 7] = [
         id: "HZ206",
         title: "client certificate",
         severity: "error",
-        when: "`require_client_certificate: true` on the endpoint's listener.",
+        when: "`require_client_certificate: true` on the endpoint's listener, and a validation context with something to validate by (`trusted_ca`, hashes, SDS).",
         then: "the handshake fails for ever: probers have no certificate",
-        measured: "Handshake closed for ever.",
+        measured: "Handshake closed for ever. Without a validation context Envoy 1.40.0 asks for no certificate, and the probe passes.",
         unless: "A prober that has a certificate (your own).",
         set: "a listener of its own for probers",
         check: Check::Reach(client_certificate),
@@ -111,10 +111,8 @@ fn no_h2<'t>(case: &Case<'t>, endpoint: &'t Endpoint<'t>) -> Vec<Finding<'t>> {
 }
 
 fn client_certificate<'t>(_: &Case<'t>, endpoint: &'t Endpoint<'t>) -> Vec<Finding<'t>> {
-    let tls = endpoint
-        .chain
-        .tls()
-        .filter(|tls| tls.is_true("require_client_certificate"));
+    let wanted = |tls: &&Node| tls.is_true("require_client_certificate") && validates(tls);
+    let tls = endpoint.chain.tls().filter(wanted);
     let field = tls.and_then(|tls| tls.get("require_client_certificate"));
     let what = format!(
         "listener {}: require_client_certificate",
@@ -124,6 +122,24 @@ fn client_certificate<'t>(_: &Case<'t>, endpoint: &'t Endpoint<'t>) -> Vec<Findi
         .map(|field| Finding::error(field, what))
         .into_iter()
         .collect()
+}
+
+/// Whether there is something to validate a client's certificate by. If not, Envoy asks for none.
+fn validates(tls: &Node) -> bool {
+    let by = [
+        "trusted_ca",
+        "system_root_certs",
+        "ca_certificate_provider_instance",
+        "verify_certificate_hash",
+        "verify_certificate_spki",
+        "custom_validator_config",
+    ];
+    tls.get("common_tls_context").is_some_and(|common| {
+        let context = common.get("validation_context");
+        context.is_some_and(|context| by.iter().any(|field| context.get(field).is_some()))
+            || common.get("combined_validation_context").is_some()
+            || common.get("validation_context_sds_secret_config").is_some()
+    })
 }
 
 fn server_names<'t>(_: &Case<'t>, endpoint: &'t Endpoint<'t>) -> Vec<Finding<'t>> {

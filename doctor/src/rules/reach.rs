@@ -107,8 +107,8 @@ fn shadowed<'t>(_: &Case<'t>, endpoint: &'t Endpoint<'t>) -> Vec<Finding<'t>> {
     };
     let path = &endpoint.path;
     let what = format!(
-        "{path}: this route takes it, before the one at line {} that switches on {:?}",
-        later.line, endpoint.name
+        "{path}: this route takes it, before the one that switches on {:?}",
+        endpoint.name
     );
     let finding = Finding::error(route, what).then(format!("{}, for ever", answer_of(route)));
     vec![finding.set(format!("the route of line {} before this one", later.line))]
