@@ -53,6 +53,6 @@ fn parts(rule: &Rule) -> Vec<(&'static str, String)> {
     if !rule.unless.is_empty() {
         parts.push(("Not, or ignore it", rule.unless.to_owned()));
     }
-    parts.push(("Set", format!("`{}`", rule.set)));
+    parts.push(("Set", rule.set.to_owned()));
     parts
 }
