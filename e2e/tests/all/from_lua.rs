@@ -30,7 +30,7 @@ fn start_of_the_page(backend: u16) -> (String, u16, u16) {
 }
 
 /// What openssl says of a handshake that offers `h2`.
-fn alpn(port: u16) -> String {
+pub fn alpn(port: u16) -> String {
     let output = std::process::Command::new("openssl")
         .args(["s_client", "-alpn", "h2", "-connect"])
         .arg(format!("127.0.0.1:{port}"))

@@ -38,6 +38,7 @@ mod busy;
 mod clients;
 mod configuration;
 mod dashboard;
+mod doctor;
 mod endpoints;
 mod flood;
 mod from_lua;
