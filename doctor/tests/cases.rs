@@ -578,7 +578,8 @@ fn what_surrounds_the_filter() {
                     "\"fail_when_draining\": false, \"refresh_interval_ms\"",
                 ),
             ],
-            &[],
+            // It is asked whatever the endpoint makes of a drain.
+            &[("HZ304", "error")],
         ),
         (
             &[(at, "address: \"::1\", port_value: 9901")],

@@ -218,7 +218,7 @@ fn not_allowed<'t>(case: &Case<'t>) -> Vec<Finding<'t>> {
         ),
         (
             "/ready",
-            wasm_filters(case).any(|(_, config)| config.asks_ready()),
+            wasm_filters(case).any(|(_, config)| config.asks_the_admin()),
         ),
     ] {
         if is_asked && !takes(asked) {
