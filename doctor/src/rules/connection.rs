@@ -56,7 +56,7 @@ pub const RULES: [Rule; 7] = [
         id: "HZ211",
         title: "refused in an overload",
         severity: "warning",
-        when: "`overload_manager` has a `stop_accepting_*` action, and no listener with an endpoint has `bypass_overload_manager: true`; or it has the global_downstream_max_connections monitor, and the listener no `ignore_global_conn_limit: true`, or (wasm) the admin has none.",
+        when: "`overload_manager` has a `stop_accepting_*` action, and no listener with an endpoint has `bypass_overload_manager: true`; or it has the global_downstream_max_connections monitor, and no listener with an endpoint has `ignore_global_conn_limit: true`, or (wasm) the admin has none.",
         then: "503 or no connection while Envoy is overloaded, although the backend is alive",
         measured: "503 \"envoy overloaded\", backend alive.",
         unless: "Who wants the balancer to send less to an overloaded Envoy ignores it.",
@@ -184,22 +184,23 @@ fn overload<'t>(case: &Case<'t>, endpoint: &'t Endpoint<'t>) -> Vec<Finding<'t>>
     let mut actions = bootstrap
         .list("overload_manager.actions")
         .filter_map(|action| action.str("name"));
-    // Who has a listener that bypasses it has seen to it.
-    let has_bypass = case.endpoints.iter().any(|other| {
-        other.is_on
-            && !other.listener.is_local()
-            && other.listener.node.is_true("bypass_overload_manager")
-    });
+    // Who has a listener for probers that is left out has seen to it.
+    let has_listener_with = |field: &str| {
+        let mut others = case.endpoints.iter();
+        others.any(|other| {
+            other.is_on && !other.listener.is_local() && other.listener.node.is_true(field)
+        })
+    };
     let stops = actions
         .find(|name| name.contains("stop_accepting_"))
-        .filter(|_| !has_bypass);
+        .filter(|_| !has_listener_with("bypass_overload_manager"));
     let mut monitors = bootstrap.list("overload_manager.resource_monitors");
     let limited = monitors.any(|monitor| {
         monitor
             .str("name")
             .is_some_and(|name| name.contains("global_downstream_max_connections"))
     });
-    let ignores = listener.node.is_true("ignore_global_conn_limit");
+    let ignores = has_listener_with("ignore_global_conn_limit");
     let mut found = Vec::new();
     if let Some(action) = stops {
         let what = format!("listener {}: {action} refuses probes too", listener.name);
