@@ -111,8 +111,7 @@ impl Filter {
             return;
         };
         if self.drain.covers(&endpoint.path) {
-            watch::update(watch, Health::Unhealthy);
-            return;
+            return watch::drain(watch);
         }
         let view = WorkerView::new(request, endpoint);
         let verdict = judge(endpoint, &view);
