@@ -87,7 +87,7 @@ impl Filter {
         if !view.reaches_clusters() || watch::start().is_err() {
             return Err(Status::Unavailable);
         }
-        let sent = match self.drain.covers(&endpoint.path) {
+        let sent = match self.drain.is_under_way() {
             true => Health::Unhealthy,
             false => {
                 let verdict = judge(endpoint, &view);
@@ -110,7 +110,7 @@ impl Filter {
         let Some(endpoint) = self.config.endpoints.get(index) else {
             return;
         };
-        if self.drain.covers(&endpoint.path) {
+        if self.drain.is_under_way() {
             return watch::drain(watch);
         }
         let view = WorkerView::new(request, endpoint);
