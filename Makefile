@@ -77,12 +77,12 @@ test-compose: build dist
 	ENVOY_IMAGE=$$(e2e/envoy-image.sh $(ENVOY_VERSION) $(ENVOY)) && export ENVOY_IMAGE && \
 	cargo test --locked --package e2e --test compose -- --nocapture
 
-# What `kubectl apply -k envoy/gke` needs.
-gke: wasm module
+# What `kubectl apply -k envoy/gke` needs; the module only if kustomization.yaml names it.
+gke: wasm $(shell grep -sx -- '- module' envoy/gke/kustomization.yaml | sed 's/- //')
 	envoy/gke/prepare.sh
 
-test-gke: gke envoy gke-tools
-	PYTHONPATH=$(CURDIR)/.tools/python python3 envoy/gke/check.py $(ENVOY)
+test-gke: gke module envoy gke-tools
+	PYTHONPATH=$(CURDIR)/.tools/python python3 e2e/manifests/check.py $(ENVOY)
 
 # The e2e suite on every Envoy from PyPI: the wasm on those that have a runtime for it, the module on
 # those from 1.38 on. 1.38.3 has none, so that it runs the module's tests alone.

@@ -40,6 +40,7 @@ mod dashboard;
 mod endpoints;
 mod flood;
 mod from_lua;
+mod gke;
 mod judgement;
 mod listeners;
 mod lua;
