@@ -1,7 +1,7 @@
 //! Calls without pause, and the two ways to the pods: a load balancer that asks `/healthz` as Google's does, and a
 //! Service as kube-proxy makes it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use crate::config::{address, bootstrap, listener_with_routes};
 use crate::envoy::Envoy;
 use crate::{free_port, replace_file, root};
 
-/// How long a call may take.
-const CALL_LIMIT: Duration = Duration::from_secs(1);
+/// How many seconds a call may take at first: what must cost no call must not fail because this machine is slow.
+const CALL_LIMIT: u64 = 10;
 /// Between the end of a call and the next: some 25 a second of each of the four callers.
 const PAUSE: Duration = Duration::from_millis(40);
 
@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(40);
 pub struct Count {
     /// All calls.
     pub calls: usize,
-    /// Those that failed or took longer than a second.
+    /// Those that failed or took too long.
     pub failed: usize,
 }
 
@@ -34,9 +34,9 @@ pub struct Count {
 pub struct Traffic {
     balancer: Envoy,
     counts: [Arc<Mutex<Count>>; 2],
+    limit: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<()>>,
-    _folder: tempfile::TempDir,
 }
 
 impl Traffic {
@@ -49,6 +49,7 @@ impl Traffic {
         let (port, admin) = (free_port(), free_port());
         let balancer = Envoy::start(&balancer(port, admin, &endpoints), admin).await;
         let stop = Arc::new(AtomicBool::new(false));
+        let limit = Arc::new(AtomicU64::new(CALL_LIMIT));
         let service = free_port();
         let listener = TcpListener::bind(("127.0.0.1", service))
             .await
@@ -56,33 +57,32 @@ impl Traffic {
         let mut tasks = vec![tokio::spawn(serve(listener, Arc::clone(&pods)))];
         tasks.push(tokio::task::spawn_blocking({
             let (deployed, stop) = (Arc::clone(deployed), Arc::clone(&stop));
-            move || follow(&deployed, &pods, &endpoints, &stop)
+            move || follow(&deployed, &pods, folder.path(), &stop)
         }));
         let counts = [(); 2].map(|()| Arc::new(Mutex::new(Count::default())));
         for _ in 0..2 {
             let channel = Endpoint::from_shared(format!("http://127.0.0.1:{port}"));
-            let channel = channel
-                .expect("a valid address")
-                .timeout(CALL_LIMIT)
-                .connect_lazy();
+            let channel = channel.expect("a valid address").connect_lazy();
             tasks.push(tokio::spawn(call(
                 channel,
                 Arc::clone(&counts[0]),
+                Arc::clone(&limit),
                 Arc::clone(&stop),
             )));
             let channel = tls_channel(service, &root().join("envoy/gke/generated/tls.crt"));
             tasks.push(tokio::spawn(call(
                 channel,
                 Arc::clone(&counts[1]),
+                Arc::clone(&limit),
                 Arc::clone(&stop),
             )));
         }
         Self {
             balancer,
             counts,
+            limit,
             stop,
             tasks,
-            _folder: folder,
         }
     }
 
@@ -91,15 +91,21 @@ impl Traffic {
         [0, 1].map(|way| std::mem::take(&mut *self.counts[way].lock().expect("no caller panics")))
     }
 
+    /// From now on a call fails that takes longer than a second.
+    pub fn expect_answers_within_a_second(&self) {
+        self.limit.store(1, Ordering::Relaxed);
+    }
+
     /// Whether the load balancer sends calls to this pod.
     pub async fn sends_to(&self, pod: &Pod) -> bool {
         let page = self.balancer.admin.get("/clusters").await.body;
         let line = format!("pods::{}:8080::health_flags::healthy", pod.ip);
         page.lines().any(|found| found == line)
     }
+}
 
-    /// Ends the callers.
-    pub fn stop(mut self) {
+impl Drop for Traffic {
+    fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for task in self.tasks.drain(..) {
             task.abort();
@@ -107,17 +113,27 @@ impl Traffic {
     }
 }
 
-async fn call(channel: Channel, count: Arc<Mutex<Count>>, stop: Arc<AtomicBool>) {
+async fn call(
+    channel: Channel,
+    count: Arc<Mutex<Count>>,
+    limit: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+) {
     while !stop.load(Ordering::Relaxed) {
-        let answer = tokio::time::timeout(CALL_LIMIT, ping(&channel)).await;
-        let failed = match &answer {
-            Ok(Ok(_)) => 0,
-            _ => 1,
+        let limit = Duration::from_secs(limit.load(Ordering::Relaxed));
+        let answer = tokio::time::timeout(limit, ping(&channel)).await;
+        let fault = match answer {
+            Ok(Ok(_)) => None,
+            Ok(Err(status)) => Some(format!("{:?}: {}", status.code(), status.message())),
+            Err(_) => Some(format!("no answer within {limit:?}")),
         };
+        if let Some(fault) = &fault {
+            eprintln!("a call failed: {fault}");
+        }
         {
             let mut count = count.lock().expect("nobody panics with it");
             count.calls += 1;
-            count.failed += failed;
+            count.failed += usize::from(fault.is_some());
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -127,14 +143,14 @@ async fn call(channel: Channel, count: Arc<Mutex<Count>>, stop: Arc<AtomicBool>)
 fn follow(
     deployed: &Deployed,
     pods: &Mutex<Vec<Pod>>,
-    endpoints: &std::path::Path,
+    folder: &std::path::Path,
     stop: &AtomicBool,
 ) {
     while !stop.load(Ordering::Relaxed) {
         if let Some(now) = deployed.try_pods() {
             let mut before = pods.lock().expect("nobody panics with it");
             if *before != now {
-                replace_file(endpoints, &assignment(&now));
+                replace_file(&folder.join("pods.json"), &assignment(&now));
                 *before = now;
             }
         }
