@@ -59,12 +59,13 @@ fn blocks(document: &str) -> Vec<String> {
 #[test]
 fn no_error_and_no_warning() {
     let mut configurations: Vec<(String, String)> = Vec::new();
-    for file in files("envoy", ".yaml") {
+    let folders = ["envoy", "envoy/gke", "envoy/gke/module"];
+    for file in folders.map(|folder| files(folder, ".yaml")).concat() {
         let text = fs::read_to_string(root().join(&file)).unwrap();
         configurations.push((file, text));
     }
     configurations.retain(|(file, text)| is_whole(text) && file != WITHOUT);
-    assert!(configurations.len() >= 4, "{configurations:?}");
+    assert!(configurations.len() >= 6, "{configurations:?}");
     let documents = [files("", ".md"), files("docs", ".md")].concat();
     let whole = documents.iter().flat_map(|document| {
         blocks(document)

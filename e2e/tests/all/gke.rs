@@ -63,7 +63,7 @@ fn relevant(text: &str, from: &str, to: &str) -> String {
     let lines = text.lines().filter(|line| {
         let line = line.trim_start();
         // To be set in `envoy/` as well.
-        !line.is_empty() && !line.starts_with('#') && line != "drain_type: MODIFY_ONLY"
+        !line.is_empty() && !line.starts_with('#')
     });
     let lines = lines.map(|line| line.split(" # ").next().unwrap_or_default());
     lines.map(|line| format!("{line}\n")).collect()
@@ -76,7 +76,6 @@ fn metrics_listener(text: &str) -> &str {
 }
 
 const ADMIN: [&str; 4] = [
-    "ignore_global_conn_limit: true",
     r#"- {exact: "/stats/prometheus?filter=healthz%7Cserver.(live%7Cuptime)%7Cmembership_"}"#,
     "- {exact: /healthcheck/fail}",
     r#"- {exact: "/drain_listeners?graceful"}"#,
