@@ -163,11 +163,11 @@ release-files: wasm echo-server
 version:
 	@sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1
 
-# Writes docs/rehearsal.md: what each way of answering /healthz costs callers behind a load balancer.
+# Writes docs/dev/rehearsal.md: what each way of answering /healthz costs callers behind a load balancer.
 rehearsal: build
 	target/debug/rehearsal
 
-# Writes docs/bench.md and its plots. BENCH=--quick: a few minutes, and no claim about time.
+# Writes docs/dev/bench.md and its plots. BENCH=--quick: a few minutes, and no claim about time.
 bench: build bench-tools
 	$(if $(BENCH),,cargo build --quiet --locked --release --package echo-server)
 	target/debug/bench $(BENCH)
@@ -203,7 +203,7 @@ ARROWS := set -e; \
 # Writes book/, whose links to the repository's files work in this folder.
 docs:
 	@command -v mdbook >/dev/null || cargo install --quiet --locked --no-default-features mdbook@$(MDBOOK)
-	mdbook build
+	mdbook build docs
 
 build: wasm trap module panicking-module envoy
 	cargo build --quiet --locked --workspace
