@@ -6,6 +6,7 @@ For each build its file, an SBOM (CycloneDX) and an OCI image layout, with the d
 - plugin.tar: /plugin.wasm in its one layer, as Istio and Envoy Gateway expect it.
 - module.tar: /libenvoy_healthz.so for x86-64 and arm64, and the manifest.yaml of built-on-envoy, for a
   Kubernetes image volume or `COPY --from`.
+- healthz-doctor for x86-64 and arm64, static, without an image.
 - app.tar: the demo's backend for docker-compose.yml, which `docker load` takes as well.
 
 SHA256SUMS has them all.
@@ -167,6 +168,7 @@ def sboms():
     crates = {
         "envoy_healthz": (".", "envoy-healthz", "wasm32-wasip1"),
         "libenvoy_healthz": ("dynamic-module", "envoy-healthz-module", "x86_64-unknown-linux-gnu"),
+        "healthz-doctor": ("doctor", "healthz-doctor", "x86_64-unknown-linux-musl"),
         "echo-server": ("echo-server", "echo-server", "x86_64-unknown-linux-musl"),
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -191,6 +193,7 @@ def main(version):
     # The one of another machine than this has its name in the file's.
     suffix = {machine: "" if machine == platform.machine() else f"-{machine}" for machine in MACHINES}
     modules = {machine: (DIST / f"libenvoy_healthz{suffix[machine]}.so").read_bytes() for machine in MACHINES}
+    doctors = {machine: (DIST / f"healthz-doctor{suffix[machine]}").read_bytes() for machine in MACHINES}
     images = {
         "plugin": plugin(wasm, version),
         "module": module(modules, version),
@@ -198,6 +201,7 @@ def main(version):
     }
     files = {"envoy_healthz.wasm": wasm, **sboms()}
     files |= {f"libenvoy_healthz-{machine}.so": data for machine, data in modules.items()}
+    files |= {f"healthz-doctor-{machine}": data for machine, data in doctors.items()}
     for name, (archive, found) in images.items():
         files |= {f"{name}.tar": archive, f"{name}.digest": f"{found}\n".encode()}
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))

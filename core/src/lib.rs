@@ -12,6 +12,8 @@
 //!
 //! Nothing here does IO or knows a clock, a host SDK or Envoy's admin.
 
+#![forbid(unsafe_code)]
+
 pub mod config;
 pub mod request;
 pub mod view;

@@ -107,7 +107,12 @@ impl Filter {
     }
 
     fn answer(&self, probe: &Probe<'_>, request: &dyn Request) -> Answer {
-        let response = match probe.form(|name| request.header(name)) {
+        let method = request.header(":method");
+        let header = |name| match name {
+            ":method" => method,
+            name => request.header(name),
+        };
+        let response = match probe.form(header) {
             None => {
                 self.recorder.method_not_allowed(probe.index, request);
                 Response::method_not_allowed()
@@ -119,7 +124,7 @@ impl Filter {
                 Response::of(&verdict, form, Age::Live)
             }
         };
-        Answer::new(response, request.header(":method") == b"HEAD")
+        Answer::new(response, method == b"HEAD")
     }
 }
 

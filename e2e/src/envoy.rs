@@ -59,6 +59,30 @@ impl Envoy {
         arguments: &[&str],
         variables: &[(&str, &Path)],
     ) -> Self {
+        let command = Command::new(binary());
+        Self::run(command, config, admin_port, arguments, variables).await
+    }
+
+    /// The same under a tool, which is called with these arguments before Envoy's own.
+    pub async fn start_under(
+        tool: &[&str],
+        config: &str,
+        admin_port: u16,
+        arguments: &[&str],
+    ) -> Self {
+        let (tool, before) = tool.split_first().expect("a tool");
+        let mut command = Command::new(tool);
+        command.args(before).arg(binary());
+        Self::run(command, config, admin_port, arguments, &[]).await
+    }
+
+    async fn run(
+        mut command: Command,
+        config: &str,
+        admin_port: u16,
+        arguments: &[&str],
+        variables: &[(&str, &Path)],
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         // JSON is YAML.
         let path = dir.path().join("envoy.yaml");
@@ -69,7 +93,7 @@ impl Envoy {
             false => default,
         };
         let log = File::create(dir.path().join("log")).expect("the log can be made");
-        let child = Command::new(binary())
+        let child = command
             .arg("-c")
             .arg(&path)
             .args(["-l", "info"])
@@ -98,6 +122,11 @@ impl Envoy {
         })
         .await;
         envoy
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it has logged, less the list of all its extensions.

@@ -120,6 +120,7 @@ fn the_sboms_name_what_is_in_each_file() {
         ("envoy_healthz", "envoy-healthz", "proxy-wasm"),
         ("libenvoy_healthz", "envoy-healthz-module", "serde_json"),
         ("echo-server", "echo-server", "tonic"),
+        ("healthz-doctor", "healthz-doctor", "saphyr-parser"),
     ] {
         let text = std::fs::read(release().join(format!("{file}.cdx.json"))).unwrap();
         let sbom: Value = serde_json::from_slice(&text).unwrap();
@@ -129,6 +130,35 @@ fn the_sboms_name_what_is_in_each_file() {
         let names = |name: &str| components.iter().any(|found| found["name"] == json!(name));
         assert!(names(linked), "{file} does not name {linked}");
         assert!(!names("reqwest"), "{file} names what tests alone use");
+    }
+}
+
+/// Without an interpreter it asks for no libraries either.
+#[test]
+fn the_doctor_is_static_and_runs() {
+    let released = files(&release());
+    for (machine, elf) in [("x86_64", 62), ("aarch64", 183)] {
+        let name = format!("healthz-doctor-{machine}");
+        let doctor = &released[&name];
+        assert_eq!(doctor[..4], *b"\x7fELF");
+        assert_eq!(u16::from_le_bytes([doctor[18], doctor[19]]), elf);
+        let interpreter = doctor.windows(8).any(|bytes| bytes == b"/lib/ld-");
+        assert!(!interpreter, "{name} wants an interpreter");
+        if machine == std::env::consts::ARCH {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join(&name);
+            std::fs::write(&path, doctor).unwrap();
+            run(folder.path(), &["chmod", "+x", path.to_str().unwrap()]);
+            let shipped = root().join("envoy/envoy.yaml");
+            let said = run(
+                folder.path(),
+                &[path.to_str().unwrap(), shipped.to_str().unwrap()],
+            );
+            assert!(
+                said.ends_with("nothing found; 1 endpoint checked\n"),
+                "{said}"
+            );
+        }
     }
 }
 

@@ -9,6 +9,8 @@ both_builds! {
     a_good_one_is_taken,
     a_bad_one_is_refused_with_its_line,
     a_control_character_in_a_name_is_refused,
+    a_path_that_envoy_refuses_is_refused,
+    an_unknown_field_is_answered_with_those_that_the_build_has,
 }
 
 /// A filter is refused, by one line of ours that holds this one.
@@ -78,6 +80,43 @@ fn what_the_wasm_build_alone_refuses() {
     module_only["grpc_health"] = json!({"services": {"": "/healthz"}});
     let line = "envoy-healthz: grpc_health: is not for the wasm build";
     check(build.filter(&module_only), line);
+}
+
+/// Envoy hands a wasm filter a Struct as binary protobuf.
+#[test]
+fn a_struct_for_the_wasm_build_is_refused_by_words_that_name_a_string_value() {
+    let mut filter = Build::Wasm.filter(&smallest());
+    filter["typed_config"]["config"]["configuration"] = json!({
+        "@type": "type.googleapis.com/google.protobuf.Struct",
+        "value": smallest(),
+    });
+    let line =
+        "envoy-healthz: configuration: is not JSON; give a google.protobuf.StringValue of JSON";
+    check(filter, line);
+}
+
+/// Envoy answers a request for such a path itself, with a 400.
+async fn a_path_that_envoy_refuses_is_refused(build: Build) {
+    let mut configuration = smallest();
+    configuration["endpoints"][0]["path"] = json!("/\u{e9}");
+    let line = "envoy-healthz: endpoints[0].path: must not contain '\u{e9}', got \"/\u{e9}\"";
+    check(build.filter(&configuration), line);
+}
+
+/// Of fields that only the other build has nothing is offered.
+async fn an_unknown_field_is_answered_with_those_that_the_build_has(build: Build) {
+    let mut configuration = smallest();
+    configuration["max_age"] = json!(250);
+    let offered = match build {
+        Build::Wasm => {
+            "`name`, `admin_cluster`, `admin_timeout_ms`, `max_stale_ms`, `max_age_ms`, \
+             `refresh_interval_ms`, `fail_when_draining`, `endpoints`"
+        }
+        Build::Module => "`name`, `endpoints`, `grpc_health`",
+    };
+    let line =
+        format!("envoy-healthz: max_age: unknown field `max_age`, expected one of {offered}");
+    check(build.filter(&configuration), &line);
 }
 
 /// A name with a control character could forge a line of the log, of `?verbose` or of a metric.

@@ -87,7 +87,7 @@ fn end() -> String {
 }
 
 /// What openssl says of a handshake that offers `h2`.
-fn alpn(port: u16) -> String {
+pub fn alpn(port: u16) -> String {
     let output = std::process::Command::new("openssl")
         .args(["s_client", "-alpn", "h2", "-connect"])
         .arg(format!("127.0.0.1:{port}"))

@@ -387,26 +387,6 @@ async fn an_endpoint_that_is_gone_raises_no_alert(build: Build) {
     scraped.alerts(&left[2..]).await;
 }
 
-/// `docs/operations.md` shows the alerts' expressions as they are.
-#[test]
-fn the_documentation_shows_the_rules() {
-    let rules = |path| -> Vec<String> {
-        let text = std::fs::read_to_string(root().join(path)).unwrap();
-        let lines = text.lines().map(str::trim_start);
-        lines
-            .filter(|line| {
-                ["- alert: ", "expr: ", "for: "]
-                    .iter()
-                    .any(|key| line.starts_with(key))
-            })
-            .map(str::to_owned)
-            .collect()
-    };
-    let shipped = rules("envoy/monitoring/rules.yaml");
-    assert_eq!(shipped.len(), 6);
-    assert_eq!(rules("docs/operations.md"), shipped);
-}
-
 /// Though another endpoint of the same filter is asked.
 async fn an_endpoint_that_nobody_asks_has_no_gauge(build: Build) {
     let port = free_port();
@@ -415,4 +395,58 @@ async fn an_endpoint_that_nobody_asks_has_no_gauge(build: Build) {
     Prober::http(port).wait_for(503).await;
     scraped.wait_for(&healthy("default", "/healthz"), 0).await;
     scraped.alerts(&[("default", "/healthz")]).await;
+}
+
+/// Envoy drops the dots at a name's end, so that the wasm build escapes them.
+#[tokio::test]
+async fn no_two_paths_share_a_label() {
+    let paths = ["/a", "/a.", "/a..", "/a%2E", "/a%2e", "/a%252E"];
+    let labels = ["/a", "/a%2E", "/a%2E%2E", "/a%252E", "/a%2e", "/a%25252E"];
+    let port = free_port();
+    // Every second one is healthy, the first not.
+    let of = |nth: usize| ["dead", "live"][nth % 2];
+    let paths_of = paths.iter().enumerate();
+    let endpoints: Vec<_> = paths_of.map(|(nth, path)| (*path, of(nth))).collect();
+    let scraped = Scraped::start(vec![named(Build::Wasm, port, "default", &endpoints)]).await;
+    for (nth, path) in paths.iter().enumerate() {
+        let answer = ask(port, path).await;
+        let status = ["503", "200"][nth % 2];
+        assert!(answer.contains(status), "{path}: {answer}");
+    }
+    for (nth, label) in labels.iter().enumerate() {
+        let value = u64::from(nth % 2 == 1);
+        scraped.wait_for(&healthy("default", label), value).await;
+    }
+    let series = scraped.series().await;
+    let gauges = series
+        .keys()
+        .filter(|name| name.starts_with("envoy_healthz_healthy{"));
+    assert_eq!(gauges.count(), paths.len(), "{series:#?}");
+    readable(&scraped.text().await).unwrap();
+}
+
+/// Each build's stats are a family of their own to Envoy, though both have one name: Prometheus' text then
+/// has two TYPE lines of it.
+#[tokio::test]
+async fn both_builds_in_one_envoy_give_two_types_of_one_name() {
+    e2e::module::folder();
+    let ports = [free_port(), free_port()];
+    let endpoints = [("/healthz", "live")];
+    let listeners = vec![
+        named(Build::Wasm, ports[0], "one", &endpoints),
+        named(Build::Module, ports[1], "two", &endpoints),
+    ];
+    let scraped = Scraped::start(listeners).await;
+    for port in ports {
+        Prober::http(port).wait_for(200).await;
+    }
+    for name in ["one", "two"] {
+        scraped.wait_for(&healthy(name, "/healthz"), 1).await;
+    }
+    let text = scraped.text().await;
+    let types = text
+        .lines()
+        .filter(|line| *line == "# TYPE envoy_healthz_healthy gauge");
+    assert_eq!(types.count(), 2);
+    readable(&text).unwrap_err();
 }

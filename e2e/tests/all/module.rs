@@ -2,6 +2,7 @@
 
 mod configuration;
 mod grpc_health;
+mod local_replies;
 mod panics;
 mod route;
 mod shipped;

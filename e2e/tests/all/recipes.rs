@@ -220,6 +220,37 @@ async fn http_1_0_is_answered_where_it_is_accepted() {
     }
 }
 
+/// Calls take every connection that is allowed; the filter has not asked the admin before.
+#[tokio::test]
+async fn probes_are_answered_while_connections_are_used_up() {
+    const LIMIT: usize = 20;
+    let mut recipes = Recipes::on_free_ports();
+    let limit = "max_active_downstream_connections: ";
+    recipes.change(&format!("{limit}50000"), &format!("{limit}{LIMIT}"));
+    let _backend = Backend::start(recipes.service).await;
+    let _envoy = recipes.start().await;
+    recipes.wait_for_ping().await;
+
+    let request = b"GET /other HTTP/1.1\r\nhost: x\r\n\r\n";
+    let (mut open, mut refused) = (Vec::new(), 0);
+    for _ in 0..2 * LIMIT {
+        let mut stream = TcpStream::connect(("127.0.0.1", recipes.calls))
+            .await
+            .unwrap();
+        let _ = stream.write_all(request).await;
+        match stream.read_u8().await {
+            Ok(_) => open.push(stream),
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(refused >= LIMIT, "{} are open", open.len());
+    for _ in 0..20 {
+        let answer = Prober::http(recipes.probes).get("/healthz").await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
+    }
+    drop(open);
+}
+
 /// What refuses calls, by key or by rate, does not refuse probes.
 #[tokio::test]
 async fn the_filter_stands_first() {

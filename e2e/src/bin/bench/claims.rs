@@ -70,6 +70,7 @@ pub fn all(plan: &Plan, found: &Found) -> Vec<Claim> {
     claims.extend(refreshes(&found.probes));
     claims.push(background(&found.background));
     claims.push(growth(&found.growth));
+    claims.extend(instructions(&found.instructions));
     claims.push(size());
     claims
 }
@@ -286,6 +287,28 @@ fn background(found: &Background) -> Claim {
         ),
         met: found.per_interval <= 1.2 && found.wrong == 0,
     }
+}
+
+/// Against a direct response of the same bytes.
+fn instructions(counted: &[(&str, f64)]) -> impl Iterator<Item = Claim> {
+    let of = |subject: &str| {
+        let found = counted.iter().find(|(key, _)| *key == subject);
+        found.expect("it was counted").1
+    };
+    let limits = [
+        ("from_memory", 1.48),
+        ("module_no_drain", 1.03),
+        ("module", 1.12),
+    ];
+    limits.into_iter().map(move |(subject, limit)| {
+        let (ours, floor) = (of(subject), of("floor"));
+        Claim {
+            what: format!("instructions of a probe: {subject} / floor"),
+            goal: AtMost(limit).to_string(),
+            found: format!("{:.3} ({ours:.0} / {floor:.0})", ours / floor),
+            met: ours / floor <= limit,
+        }
+    })
 }
 
 fn growth(found: &Growth) -> Claim {

@@ -9,6 +9,7 @@
 
 mod subjects;
 
+mod instructions;
 mod load;
 
 mod busy;
@@ -59,6 +60,7 @@ struct Found {
     costs: Vec<costs::Cost>,
     background: costs::Background,
     growth: costs::Growth,
+    instructions: Vec<(&'static str, f64)>,
 }
 
 #[tokio::main]
@@ -73,6 +75,7 @@ async fn main() -> ExitCode {
         costs: costs::measure(&plan).await,
         background: costs::background(&plan).await,
         growth: costs::growth(&plan).await,
+        instructions: instructions::measure(&plan).await,
     };
     let claims = claims::all(&plan, &found);
     let report = report::write(&plan, &found, &claims);
@@ -107,7 +110,11 @@ impl Plan {
 
     /// Where the report goes.
     fn folder(&self) -> PathBuf {
-        root().join(if self.quick { "target/bench" } else { "docs/dev" })
+        root().join(if self.quick {
+            "target/bench"
+        } else {
+            "docs/dev"
+        })
     }
 
     /// Says on stderr how far it is.

@@ -72,7 +72,10 @@ fn claims_table(text: &mut String, claims: &[Claim]) -> Result {
     for (key, name) in SUBJECTS.into_iter().chain(CHECKS) {
         writeln!(text, "- `{key}`: {name}")?;
     }
-    Ok(())
+    writeln!(
+        text,
+        "- `from_memory`: envoy-healthz, answered from a snapshot that is at hand"
+    )
 }
 
 fn probes(text: &mut String, all: &[Series]) -> Result {

@@ -136,6 +136,7 @@ pub fn filter(subject: &str) -> Value {
         "age_0" => json!({"max_age_ms": 0}),
         "age_0_no_drain" => json!({"max_age_ms": 0, "fail_when_draining": false}),
         "background" => json!({"refresh_interval_ms": 100}),
+        "from_memory" => json!({"max_age_ms": 60000}),
         _ => json!({}),
     };
     let mut config = json!({
@@ -166,6 +167,22 @@ pub fn ok_route(prefix: &str) -> Value {
 
 /// An Envoy with this subject alone and so many workers; `my_service` is its admin. Gives its port too.
 pub async fn start_alone(subject: &str, workers: usize) -> (Envoy, u16) {
+    let (config, admin, port) = alone(subject);
+    let workers = workers.to_string();
+    let envoy = Envoy::start_text(&config, admin, &["--concurrency", &workers]).await;
+    (envoy, port)
+}
+
+/// The same under a tool.
+pub async fn start_under(tool: &[&str], subject: &str, workers: usize) -> (Envoy, u16) {
+    let (config, admin, port) = alone(subject);
+    let workers = workers.to_string();
+    let envoy = Envoy::start_under(tool, &config, admin, &["--concurrency", &workers]).await;
+    (envoy, port)
+}
+
+/// A configuration, and the ports of admin and subject.
+fn alone(subject: &str) -> (String, u16, u16) {
     let (admin, port) = (free_port(), free_port());
     let clusters = vec![
         cluster("my_service", &[("127.0.0.1", admin)]),
@@ -173,7 +190,5 @@ pub async fn start_alone(subject: &str, workers: usize) -> (Envoy, u16) {
     ];
     let listeners = vec![listener(subject, port)];
     let config = bootstrap(admin, listeners, clusters).to_string();
-    let workers = workers.to_string();
-    let envoy = Envoy::start_text(&config, admin, &["--concurrency", &workers]).await;
-    (envoy, port)
+    (config, admin, port)
 }
