@@ -60,7 +60,7 @@ impl<E: Envoy> Filter<E> {
         let now = envoy.now();
         let mut filter = Self {
             refresh: Refresh::new(&config, now),
-            recorder: Recorder::new(&config, text),
+            recorder: Recorder::new(&config, text, &envoy),
             next_tick: Duration::MAX,
             config,
             envoy,
@@ -72,7 +72,6 @@ impl<E: Envoy> Filter<E> {
     /// The configuration is gone: nothing of it may go on, raise an alert or take memory.
     pub fn stop(&mut self) {
         self.recorder.stop(&self.envoy);
-        self.refresh.stop(&self.envoy, self.envoy.now());
         self.envoy.set_tick(None);
     }
 

@@ -57,8 +57,9 @@ struct Slot {
 }
 
 impl Recorder {
-    /// For a configuration and the text that it was read from.
-    pub fn new(config: &Config, text: &[u8]) -> Self {
+    /// For a configuration and the text that it was read from. What others recorded of its name and paths is
+    /// its own from now on: their end is not the end of these endpoints.
+    pub fn new(config: &Config, text: &[u8], envoy: &impl Envoy) -> Self {
         let mut by = DefaultHasher::new();
         text.hash(&mut by);
         let name = config.name.as_str();
@@ -72,7 +73,7 @@ impl Recorder {
             let gauge = format!("healthy.filter.{name}.path.{}", label(path));
             Slot::new(name, path, gauge)
         };
-        Self {
+        let recorder = Self {
             name: config.name.clone(),
             by: by.finish(),
             max_stale: config.max_stale,
@@ -81,7 +82,11 @@ impl Recorder {
             admin: Slot::new(name, "admin", format!("admin_up.filter.{name}")),
             endpoints: paths().map(endpoint).collect(),
             unknown_flags: Vec::new(),
+        };
+        for slot in recorder.slots() {
+            slot.take_over(envoy, recorder.by);
         }
+        recorder
     }
 
     /// Records an answer to a probe of an endpoint, and logs what is new in it.
@@ -184,9 +189,13 @@ impl Recorder {
     /// The configuration is gone: what it recorded last raises no alert any more.
     pub fn stop(&mut self, envoy: &impl Envoy) {
         self.metrics.flush(envoy);
-        for slot in self.endpoints.iter().chain([&self.admin]) {
+        for slot in self.slots() {
             slot.forget(envoy, self.by);
         }
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.endpoints.iter().chain([&self.admin])
     }
 
     /// Writes a line of the log, with the filter's name.
@@ -239,6 +248,20 @@ impl Slot {
             }
         }
         None
+    }
+
+    /// Makes this configuration the one that answered last; nothing else changes.
+    fn take_over(&self, envoy: &impl Envoy, by: u64) {
+        for _ in 0..TRIES {
+            let record = envoy.read_shared(&self.key).unwrap_or_default();
+            let last = record.value.as_deref().and_then(read);
+            let Some(last) = last.filter(|last| last.by != by) else {
+                return;
+            };
+            if envoy.replace_shared(&self.key, &write(&State { by, ..last }), &record) {
+                return;
+            }
+        }
     }
 
     /// A gauge cannot be taken back: it says healthy. What another configuration recorded since stays.

@@ -20,6 +20,15 @@ use crate::envoy::{CallError, Envoy, millis};
 const SHARE_PERIOD: Duration = Duration::from_secs(1);
 const LOOK_PERIOD: Duration = Duration::from_millis(50);
 
+/// A snapshot older than this answers nobody: the bound of `max_stale_ms`, and more than that of `max_age_ms`.
+const LONGEST_USE: Duration = Duration::from_secs(600);
+
+/// The keys of all configurations that have shared a snapshot, a line each.
+const SHARERS: &str = "envoy-healthz/sharers";
+
+/// How often a record is tried to be written against other workers that write it too.
+const TRIES: usize = 8;
+
 /// How soon a probe that waits is looked after should a wake-up or a reply be lost.
 const RESCUE_PERIOD: Duration = Duration::from_millis(50);
 
@@ -204,15 +213,6 @@ impl<W> Refresh<W> {
         timers.into_iter().flatten().min()
     }
 
-    /// The configuration is gone. What it has shared stays only as long as another one of the same clusters
-    /// could use it.
-    pub fn stop(&self, envoy: &impl Envoy, now: Duration) {
-        let shared = self.read_shared(envoy);
-        if shared.is_some_and(|(sent, _)| now.saturating_sub(sent) >= self.max_stale) {
-            self.forget_shared_snapshot(envoy);
-        }
-    }
-
     fn send_calls(&self, envoy: &impl Envoy, now: Duration) -> Result<Calls, Fault> {
         let clusters = match &self.clusters_path {
             Some(path) => Reply::Due(self.call(envoy, path)?),
@@ -306,15 +306,16 @@ impl<W> Refresh<W> {
             return;
         }
         self.looked = Some(now);
-        if let Some((sent, report)) = self.read_shared(envoy) {
+        // A page of many hosts is read only if it is newer than what is here.
+        let newer = |sent| self.snapshots.has_none_younger_than(sent);
+        if shared_at(envoy, &self.key).is_some_and(newer)
+            && let Some(text) = envoy.read_shared(&self.key_of("snapshot"))
+            && let Some((sent, report)) =
+                shared::read_snapshot(text.value.as_deref().unwrap_or_default(), &self.names)
+        {
             self.has_been_good = true;
             self.snapshots.adopt(sent, report);
         }
-    }
-
-    fn read_shared(&self, envoy: &impl Envoy) -> Option<(Duration, Report)> {
-        let text = envoy.read_shared(&self.key_of("snapshot"))?.value?;
-        shared::read_snapshot(&text, &self.names)
     }
 
     /// Shares a snapshot with the other workers.
@@ -322,9 +323,39 @@ impl<W> Refresh<W> {
         let lately = |shared| now.saturating_sub(shared) < SHARE_PERIOD;
         let due = !self.max_stale.is_zero() && !self.shared.is_some_and(lately);
         if self.interval.is_some() || due {
-            self.shared = Some(now);
+            let before = self.shared.replace(now);
             let text = shared::write_snapshot(report, sent);
             envoy.write_shared(&self.key_of("snapshot"), &text);
+            envoy.write_shared(&self.key_of("sent"), &sent.as_micros().to_string());
+            if before.is_none_or(|before| now.saturating_sub(before) > LONGEST_USE) {
+                self.forget_old_snapshots(envoy, now);
+            }
+        }
+    }
+
+    /// Empties what configurations have shared that nobody uses any more, and takes this one into their list.
+    /// Envoy never frees shared data; a configuration that goes leaves its snapshot to others of the same clusters.
+    fn forget_old_snapshots(&self, envoy: &impl Envoy, now: Duration) {
+        for _ in 0..TRIES {
+            let Some(record) = envoy.read_shared(SHARERS) else {
+                return;
+            };
+            let listed = record.value.as_deref().map(String::from_utf8_lossy);
+            let listed = listed.unwrap_or_default();
+            let is_used = |key: &&str| {
+                let sent = shared_at(envoy, key).unwrap_or_default();
+                let used = now.saturating_sub(sent) <= LONGEST_USE;
+                if !used {
+                    envoy.write_shared(&format!("{key}/snapshot"), "");
+                }
+                used
+            };
+            let others = listed.lines().filter(|key| *key != self.key);
+            let used = others.filter(is_used).chain([self.key.as_str()]);
+            let text: String = used.map(|key| format!("{key}\n")).collect();
+            if envoy.replace_shared(SHARERS, &text, &record) {
+                return;
+            }
         }
     }
 
@@ -363,4 +394,11 @@ impl<W> Refresh<W> {
     fn key_of(&self, what: &str) -> String {
         format!("{}/{what}", self.key)
     }
+}
+
+/// When the call was sent of the snapshot that is shared under this key; `None` if there is none.
+fn shared_at(envoy: &impl Envoy, key: &str) -> Option<Duration> {
+    let sent = envoy.read_shared(&format!("{key}/sent"))?.value?;
+    let sent = std::str::from_utf8(&sent).ok()?.parse().ok()?;
+    Some(Duration::from_micros(sent))
 }

@@ -1,11 +1,15 @@
 //! Whether Envoy drains, for Watches that are open.
 //!
-//! The ABI does not say. Where Envoy's health_check filter is placed before ours, it answers probes and
-//! Checks instead of us while Envoy drains (`/healthcheck/fail`), and that is all that they need. An open
-//! Watch never passes it again: it follows what other requests find. A request that the filter has answered
-//! says that Envoy drains, and that its route has the filter. From then on a request of such a route
-//! that does reach us says that Envoy does not; one of another route says nothing. If nobody asks any
-//! more, a drain is forgotten after [`LAPSE`]: it may have ended since.
+//! The ABI does not say. Where Envoy's health_check filter is placed before ours, it refuses probes and calls while
+//! Envoy drains (`/healthcheck/fail`), and that is all that they need. An open Watch does not pass it again: it
+//! follows what other requests find.
+//!
+//! - A request that the filter has refused says that Envoy drains.
+//! - One to the same path that has passed it says that the drain is over. Those to paths of which none has been
+//!   refused say nothing: their routes may lack the filter, as that of `/livez` does.
+//! - One that began before another was refused says nothing either: it may have passed the filter before the drain.
+//! - When no request has been refused for [`LAPSE`], the drain is taken for over: it may have ended while nobody
+//!   asked, and Watches would stay NOT_SERVING for ever.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,8 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::clock::now;
 use crate::shared::Shared;
 
-/// How long it holds that Envoy drains, unless another request finds it so, in milliseconds. Probers come
-/// more often.
+/// In milliseconds. Probers come more often.
 const LAPSE: u64 = 60_000;
 
 /// What a request is for, as far as routes tell it apart.
@@ -27,15 +30,19 @@ pub enum Target<'a> {
     Grpc,
 }
 
-/// What requests have found, for the whole process and all configurations of one name: a Watch of a
-/// listener that has been replaced follows a drain by requests to the new one.
+/// What requests have found, for the whole process and all configurations of one name: a Watch of a listener that
+/// has been replaced follows a drain by requests to the new one. Routes of another name may lack the filter.
 #[derive(Debug, Default)]
 pub struct Drain {
     /// Until when it holds that Envoy drains, by [`now`]; 0 if it does not.
     until: AtomicU64,
-    /// The targets of routes that have the health_check filter.
-    filtered: Mutex<BTreeSet<String>>,
+    /// The targets that have been refused in this drain.
+    refused: Mutex<BTreeSet<String>>,
 }
+
+/// What was known when a request began; it changes with each one that is refused.
+#[derive(Debug, Clone, Copy)]
+pub struct Known(u64);
 
 static DRAINS: Shared<String, Drain> = Shared::empty();
 
@@ -45,40 +52,47 @@ impl Drain {
         DRAINS.of(name.to_owned())
     }
 
-    /// The health_check filter has answered, for Envoy drains.
-    pub fn answered_before(&self, target: Target<'_>) {
-        self.answered_before_at(target, now());
+    /// What is known now.
+    pub fn known(&self) -> Known {
+        Known(self.until.load(Ordering::Relaxed))
     }
 
-    fn answered_before_at(&self, target: Target<'_>, now: u64) {
-        self.lock().insert(key(target).to_owned());
+    /// The health_check filter has refused a request.
+    pub fn refused(&self, target: Target<'_>) {
+        self.refused_at(target, now());
+    }
+
+    fn refused_at(&self, target: Target<'_>, now: u64) {
+        let mut refused = self.lock();
+        refused.insert(key(target).to_owned());
         self.until.store(now + LAPSE, Ordering::Relaxed);
     }
 
-    /// A request has reached us.
-    pub fn reached(&self, target: Target<'_>) {
-        if self.until.load(Ordering::Relaxed) > 0 && self.filtered(target) {
+    /// A request has reached us, which knew this when it began.
+    pub fn passed(&self, target: Target<'_>, Known(until): Known) {
+        // The usual case.
+        if until == 0 {
+            return;
+        }
+        let mut refused = self.lock();
+        if until == self.until.load(Ordering::Relaxed) && refused.contains(key(target)) {
+            refused.clear();
             self.until.store(0, Ordering::Relaxed);
         }
     }
 
-    /// Whether Watches of the endpoint of this path are to say that it is unhealthy.
-    pub fn covers(&self, path: &str) -> bool {
+    /// Whether Watches are to say that their endpoints are unhealthy.
+    pub fn is_under_way(&self) -> bool {
         // The usual case, without a look at the clock.
-        self.until.load(Ordering::Relaxed) > 0 && self.covers_at(path, now())
+        self.until.load(Ordering::Relaxed) > 0 && self.is_under_way_at(now())
     }
 
-    fn covers_at(&self, path: &str, now: u64) -> bool {
+    fn is_under_way_at(&self, now: u64) -> bool {
         now < self.until.load(Ordering::Relaxed)
-            && (self.filtered(Target::Grpc) || self.filtered(Target::Endpoint(path)))
-    }
-
-    fn filtered(&self, target: Target<'_>) -> bool {
-        self.lock().contains(key(target))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.filtered.lock().unwrap_or_else(PoisonError::into_inner)
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -92,49 +106,73 @@ fn key(target: Target<'_>) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use Target::{Endpoint, Grpc};
+
     use super::*;
 
+    /// A request that begins now and reaches us at once.
+    fn passes(drain: &Drain, target: Target<'_>) -> bool {
+        drain.passed(target, drain.known());
+        !drain.is_under_way()
+    }
+
     #[test]
-    fn what_requests_meet() {
-        use Target::{Endpoint, Grpc};
+    fn those_that_pass() {
+        for (refused, passed, over) in [
+            (&[Endpoint("/a")][..], Endpoint("/a"), true),
+            (&[Endpoint("/a")], Endpoint("/b"), false),
+            (&[Endpoint("/a")], Grpc, false),
+            (&[Grpc], Endpoint("/a"), false),
+            (&[Grpc], Grpc, true),
+            // Whichever comes first.
+            (&[Grpc, Endpoint("/a")], Grpc, true),
+            (&[Grpc, Endpoint("/a")], Endpoint("/a"), true),
+        ] {
+            let drain = Drain::default();
+            assert!(passes(&drain, passed));
+            refused.iter().for_each(|&target| drain.refused(target));
+            assert!(drain.is_under_way());
+            assert_eq!(passes(&drain, passed), over, "{refused:?}, {passed:?}");
+        }
+    }
+
+    #[test]
+    fn the_drain_before_says_nothing_of_this_one() {
         let drain = Drain::default();
-        let covers = || ["/a", "/b"].map(|path| drain.covers(path));
-        drain.reached(Endpoint("/a"));
-        assert_eq!(covers(), [false, false]);
-        drain.answered_before(Endpoint("/a"));
-        assert_eq!(covers(), [true, false]);
-        // Routes without the filter say nothing.
-        drain.reached(Endpoint("/b"));
-        drain.reached(Grpc);
-        assert_eq!(covers(), [true, false]);
-        drain.reached(Endpoint("/a"));
-        assert_eq!(covers(), [false, false]);
-        drain.answered_before(Grpc);
-        assert_eq!(covers(), [true, true]);
-        drain.reached(Endpoint("/b"));
-        assert_eq!(covers(), [true, true]);
-        // Whichever of those with the filter comes first.
-        drain.reached(Endpoint("/a"));
-        assert_eq!(covers(), [false, false]);
-        drain.answered_before(Endpoint("/a"));
-        drain.reached(Grpc);
-        assert_eq!(covers(), [false, false]);
-        // Routes that are known to have it need no request of their own to be told of the next drain.
-        drain.answered_before(Endpoint("/c"));
-        assert_eq!(covers(), [true, true]);
+        drain.refused(Endpoint("/a"));
+        assert!(passes(&drain, Endpoint("/a")));
+        drain.refused(Grpc);
+        // Its route has lost the filter.
+        assert!(!passes(&drain, Endpoint("/a")));
+        assert!(passes(&drain, Grpc));
+    }
+
+    #[test]
+    fn those_that_began_before_another_was_refused() {
+        let drain = Drain::default();
+        let before = drain.known();
+        drain.refused_at(Grpc, 1000);
+        let between = drain.known();
+        drain.refused_at(Grpc, 2000);
+        for known in [before, between] {
+            drain.passed(Grpc, known);
+            assert!(drain.is_under_way_at(2000));
+        }
+        drain.passed(Grpc, drain.known());
+        assert!(!drain.is_under_way_at(2000));
     }
 
     #[test]
     fn it_is_forgotten_if_nobody_asks() {
         let drain = Drain::default();
-        let target = Target::Endpoint("/a");
-        drain.answered_before_at(target, 1000);
-        drain.answered_before_at(target, 5000);
-        assert!(drain.covers_at("/a", 5000) && drain.covers_at("/a", 4999 + LAPSE));
-        assert!(!drain.covers_at("/a", 5000 + LAPSE));
-        drain.answered_before_at(target, 90_000);
-        assert!(drain.covers_at("/a", 90_000));
-        drain.reached(target);
-        assert!(!drain.covers_at("/a", 90_000));
+        let target = Endpoint("/a");
+        drain.refused_at(target, 1000);
+        drain.refused_at(target, 5000);
+        assert!(drain.is_under_way_at(4999 + LAPSE));
+        assert!(!drain.is_under_way_at(5000 + LAPSE));
+        drain.refused_at(target, 90_000);
+        assert!(drain.is_under_way_at(90_000));
+        drain.passed(target, drain.known());
+        assert!(!drain.is_under_way_at(90_000));
     }
 }

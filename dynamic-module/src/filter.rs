@@ -10,7 +10,7 @@ use healthz_core::config::module::Config;
 use healthz_core::judgement::{Health, judge};
 use healthz_core::request::Probe;
 
-use crate::drain::{Drain, Target};
+use crate::drain::{Drain, Known, Target};
 use crate::envoy::{Answer, Level, Request, Setup};
 use crate::grpc::wire::{Call, Method, Status, is_protobuf};
 use crate::recorder::Recorder;
@@ -55,18 +55,20 @@ impl Filter {
         self.probe(target).is_some() || self.method(target, request).is_some()
     }
 
-    /// Looks at a request's headers; `end` if there is no more of it.
-    pub fn begin(&self, request: &dyn Request, end: bool) -> Action {
+    /// Looks at a request's headers; `end` if there is no more of it. `known` is of the time before it passed
+    /// the filters before ours.
+    pub fn begin(&self, request: &dyn Request, end: bool, known: Known) -> Action {
         let target = request.header(":path");
         if let Some(probe) = self.probe(target) {
-            self.drain.reached(Target::Endpoint(&probe.endpoint.path));
+            let target = Target::Endpoint(&probe.endpoint.path);
+            self.drain.passed(target, known);
             return Action::Answer(self.answer(&probe, request));
         }
         match self.method(target, request) {
             None => Action::Pass,
             Some(_) if end => Action::Answer(Answer::Grpc(Status::InvalidArgument)),
             Some(method) => {
-                self.drain.reached(Target::Grpc);
+                self.drain.passed(Target::Grpc, known);
                 let encoding = request.header("grpc-encoding");
                 Action::Read(Box::new(Call::new(method, encoding)))
             }
@@ -86,7 +88,7 @@ impl Filter {
         };
         // Envoy's own word for it: no client and no backend can give it.
         if request.response_details() == b"health_check_failed" {
-            self.drain.answered_before(target);
+            self.drain.refused(target);
         }
     }
 

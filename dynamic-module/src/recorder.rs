@@ -39,7 +39,7 @@ struct Slot {
     state: Mutex<Option<State>>,
     /// The health in it, for a look without the lock; see [`number`].
     health: AtomicU8,
-    /// The last message of a Watch came too soon after a change to be recorded, and nothing has been answered
+    /// The last message of a Watch came too soon after a change to be recorded, and nothing has been recorded
     /// since.
     postponed: AtomicBool,
 }
@@ -92,7 +92,7 @@ impl Recorder {
         }
     }
 
-    /// Records what a message of a Watch said that came too soon, unless something else has been answered
+    /// Records what a message of a Watch said that came too soon, unless something else has been recorded
     /// since. A Watch calls it at each tick.
     pub fn postponed_message(&self, index: usize, verdict: &Verdict<'_>, request: &dyn Request) {
         if let Some(Endpoint { slot, .. }) = self.endpoints.get(index)
@@ -135,12 +135,10 @@ impl Recorder {
 impl Slot {
     /// Takes an answer to the record; what is new in it.
     fn record(&self, verdict: &Verdict<'_>, now: u64) -> Option<News> {
-        if self.postponed.load(Ordering::Relaxed) {
-            self.postponed.store(false, Ordering::Relaxed);
-        }
         // The usual case, which has no cause that could have changed.
         let recorded = self.health.load(Ordering::Relaxed);
         if verdict.health == Health::Healthy && recorded == number(Health::Healthy) {
+            self.forget_postponed();
             return None;
         }
         let answered = verdict.answered(0);
@@ -149,7 +147,17 @@ impl Slot {
         *state = Some(update.state);
         self.health
             .store(number(update.state.health), Ordering::Relaxed);
+        if update.state.health == verdict.health {
+            self.forget_postponed();
+        }
         update.news
+    }
+
+    /// Something else has been recorded since. Not each answer writes what all workers read.
+    fn forget_postponed(&self) {
+        if self.postponed.load(Ordering::Relaxed) {
+            self.postponed.store(false, Ordering::Relaxed);
+        }
     }
 }
 

@@ -154,7 +154,7 @@ fn python_packages() -> PathBuf {
     packages
 }
 
-fn python(port: u16, ca: Option<&Path>, method: &str, service: &str) -> Command {
+fn python(port: impl ToString, ca: Option<&Path>, method: &str, service: &str) -> Command {
     let mut command = Command::new("python3");
     command
         .arg(root().join("e2e/health_client.py"))
@@ -276,6 +276,36 @@ impl PythonChannel {
 }
 
 impl Drop for PythonChannel {
+    fn drop(&mut self) {
+        self.client.abort();
+    }
+}
+
+/// A caller of grpcio's, which calls `yages.Echo/Ping` twenty times a second over a channel with `round_robin`
+/// and `healthCheckConfig`. It goes when this is dropped.
+pub struct PythonCaller {
+    codes: Arc<Mutex<Vec<Code>>>,
+    client: JoinHandle<()>,
+}
+
+impl PythonCaller {
+    /// Calls in the clear by these ports of 127.0.0.1.
+    pub fn start(ports: &[u16], service: &str) -> Self {
+        let codes = Arc::default();
+        let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+        let command = python(ports.join(","), None, "ping", service);
+        let code = |line: &str| Code::from_i32(line.parse().expect("a number"));
+        let client = tokio::spawn(keep_lines(command, Arc::clone(&codes), code));
+        Self { codes, client }
+    }
+
+    /// The code of each call, in order.
+    pub fn codes(&self) -> Vec<Code> {
+        self.codes.lock().expect("no panic").clone()
+    }
+}
+
+impl Drop for PythonCaller {
     fn drop(&mut self) {
         self.client.abort();
     }

@@ -223,10 +223,13 @@ impl Parser {
         };
         let last = cluster.hosts.last().map(|host| host.address.as_bytes());
         let rest = after(&self.before, &cluster.name).unwrap_or_default();
+        // A line of the last host, whose address may look like several fields.
+        if last.is_some_and(|last| is_of(rest, last)) {
+            return false;
+        }
         cuts(rest).any(|at| {
             let (address, field) = rest.split_at(at);
-            let named = is_ip(address) || field.starts_with(b"::hostname::");
-            named && last != Some(address)
+            is_ip(address) || field.starts_with(b"::hostname::")
         })
     }
 
@@ -274,6 +277,12 @@ fn is_hostname(line: &[u8], subject: &[u8]) -> bool {
 pub fn is_ip(address: &[u8]) -> bool {
     let text = std::str::from_utf8(address);
     text.is_ok_and(|text| text.parse::<SocketAddr>().is_ok())
+}
+
+/// Whether what is said of a cluster is said of the host of this address.
+fn is_of(rest: &[u8], address: &[u8]) -> bool {
+    rest.strip_prefix(address)
+        .is_some_and(|field| field.starts_with(b"::"))
 }
 
 /// What a line says of the cluster of this name, if it begins with it.
@@ -615,6 +624,15 @@ mod tests {
             let expected = expected.map(|hosts| hosts.iter().map(ToString::to_string).collect());
             assert_eq!(hosts(&format!("{line}\n"), name), expected, "{line}");
         }
+    }
+
+    /// An address may look like several fields: a page that ends with its host is whole.
+    #[test]
+    fn the_last_hosts_address() {
+        let page = "a::observability_name::a\na::default_priority::max_connections::1\n\
+            a::/x::hostname::y::hostname::\na::/x::hostname::y::health_flags::healthy\n\
+            a::/x::hostname::y::priority::0\n";
+        assert_eq!(hosts(page, "a"), Some(vec!["/x::hostname::y ".to_owned()]));
     }
 
     #[test]

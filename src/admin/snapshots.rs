@@ -223,8 +223,7 @@ impl<T, F, W> Snapshots<T, F, W> {
     /// Takes over a snapshot that another worker has made, if it is younger than our own, and than the last
     /// wrong reply.
     pub fn adopt(&mut self, sent: Duration, report: T) {
-        let younger = self.good.as_ref().is_none_or(|own| own.sent < sent);
-        if younger && self.distrusted.is_none_or(|wrong| wrong < sent) {
+        if self.has_none_younger_than(sent) && self.distrusted.is_none_or(|wrong| wrong < sent) {
             self.good = Some(Snapshot::new(sent, report));
         }
     }
@@ -232,6 +231,11 @@ impl<T, F, W> Snapshots<T, F, W> {
     /// Lets the next probe start a call, although the last call has just failed.
     pub fn forget_failure(&mut self) {
         self.failure = None;
+    }
+
+    /// Whether a snapshot whose call was sent then is younger than our own.
+    pub fn has_none_younger_than(&self, sent: Duration) -> bool {
+        self.good.as_ref().is_none_or(|own| own.sent < sent)
     }
 
     /// Whether our own snapshot is this old, or there is none.

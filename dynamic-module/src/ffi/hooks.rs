@@ -82,6 +82,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_new(ours: Pointer, _filter: Po
         Arc::from_raw(ours.cast::<Filter>())
     };
     let held = Held {
+        known: filter.drain.known(),
         filter,
         stage: Cell::new(stage),
         call: Cell::new(None),
@@ -110,7 +111,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_headers(
     let (held, request) = unsafe { (Held::share(ours), Stream::new(filter)) };
     let begin = || match held.stage.get() {
         Stage::Faulty => Err(Fault),
-        _ => Ok(held.filter.begin(&request, end)),
+        _ => Ok(held.filter.begin(&request, end, held.known)),
     };
     match guard("http_filter_request_headers", || Err(Fault), begin) {
         Ok(Action::Pass) => {

@@ -9,6 +9,7 @@ use healthz_core::request::is_grpc;
 use super::guard::{Fault, guard};
 use super::stream::{Scheduler, Stream};
 use super::types::Pointer;
+use crate::drain::Known;
 use crate::envoy::{Answer, Request, Waker, Watcher};
 use crate::filter::Filter;
 use crate::grpc::calls::{Reply, Watched};
@@ -20,6 +21,8 @@ use crate::grpc::wire::{Call, Status};
 pub struct Held {
     pub filter: Arc<Filter>,
     pub stage: Cell<Stage>,
+    /// What was known of a drain when it began.
+    pub known: Known,
     /// The call that is being read.
     pub call: Cell<Option<Box<Call>>>,
 }

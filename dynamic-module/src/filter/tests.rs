@@ -106,7 +106,7 @@ impl FakeEnvoy {
 
     fn ask(&mut self, filter: &Filter, path: &'static str) -> Option<(String, String)> {
         self.headers.insert(":path", path);
-        let Action::Answer(answer) = filter.begin(self, true) else {
+        let Action::Answer(answer) = begin(filter, self, true) else {
             return None;
         };
         match answer {
@@ -124,8 +124,13 @@ fn filter(envoy: &FakeEnvoy, endpoints: &str) -> Filter {
     .unwrap()
 }
 
+/// A request that no filter before ours has held up.
+fn begin(filter: &Filter, envoy: &FakeEnvoy, end: bool) -> Action {
+    filter.begin(envoy, end, filter.drain.known())
+}
+
 fn answered(filter: &Filter, envoy: &FakeEnvoy) -> Answer {
-    match filter.begin(envoy, true) {
+    match begin(filter, envoy, true) {
         Action::Answer(answer) => answer,
         _ => panic!("no answer"),
     }
@@ -303,6 +308,23 @@ fn a_message_of_a_watch_that_came_too_soon() {
         assert!(started.elapsed().as_secs() < 30);
     }
     assert!(started.elapsed().as_millis() > 500);
+    // A probe that comes too soon as well leaves it to the tick.
+    envoy.clusters.insert("c", up.clone());
+    say(&envoy, &|verdict| {
+        filter.recorder.message(0, verdict, &envoy)
+    });
+    envoy.get(&filter, "/soon");
+    assert_eq!(recorded(&envoy), Some(0));
+    let started = std::time::Instant::now();
+    while recorded(&envoy) != Some(1) {
+        tick(&envoy);
+        assert!(started.elapsed().as_secs() < 30);
+    }
+    envoy.clusters.clear();
+    while recorded(&envoy) != Some(0) {
+        envoy.get(&filter, "/soon");
+        assert!(started.elapsed().as_secs() < 30);
+    }
     // Now the other way, but a probe says again what is recorded.
     envoy.clusters.insert("c", up);
     say(&envoy, &|verdict| {
@@ -311,7 +333,8 @@ fn a_message_of_a_watch_that_came_too_soon() {
     envoy.clusters.clear();
     envoy.get(&filter, "/soon");
     envoy.clusters.insert("c", vec![hosts(1, 1, 0)]);
-    while started.elapsed().as_secs() < 3 {
+    let started = std::time::Instant::now();
+    while started.elapsed().as_secs() < 2 {
         tick(&envoy);
     }
     assert_eq!(recorded(&envoy), Some(0));
@@ -390,7 +413,7 @@ impl FakeEnvoy {
 
     /// A whole call whose body comes in these pieces.
     fn call(&mut self, filter: &Filter, pieces: &[&[u8]]) -> Reply {
-        let Action::Read(mut call) = filter.begin(self, false) else {
+        let Action::Read(mut call) = begin(filter, self, false) else {
             panic!("no call");
         };
         for piece in pieces {
@@ -505,13 +528,16 @@ fn what_is_no_call_passes() {
     ] {
         let mut envoy = FakeEnvoy::on_http2(CHECK);
         let without = filter(&envoy, plain);
-        assert!(matches!(without.begin(&envoy, false), Action::Pass));
+        assert!(matches!(begin(&without, &envoy, false), Action::Pass));
         assert!(!without.is_for_us(&envoy));
         let with = with_services(&envoy, "/no-call");
-        assert!(matches!(with.begin(&envoy, false), Action::Read(_)));
+        assert!(matches!(begin(&with, &envoy, false), Action::Read(_)));
         assert!(with.is_for_us(&envoy));
         envoy.headers.insert(header, value);
-        assert!(matches!(with.begin(&envoy, false), Action::Pass), "{value}");
+        assert!(
+            matches!(begin(&with, &envoy, false), Action::Pass),
+            "{value}"
+        );
         assert!(!with.is_for_us(&envoy), "{value}");
     }
 }
@@ -559,28 +585,38 @@ fn a_watch_begins_with_the_status() {
     assert_eq!(failed(reply), Status::InvalidArgument);
 }
 
-/// What Envoy's health_check filter answers in our place, Watches are sent too.
+/// What Envoy's health_check filter refuses in our place, Watches are sent too.
 #[test]
 fn a_watch_hears_of_a_drain() {
     let mut envoy = FakeEnvoy::on_http2("/grpc.health.v1.Health/Watch");
     envoy.clusters.insert("c", vec![hosts(1, 1, 0)]);
     let filter = with_services(&envoy, "/drain");
-    let healthy = || ["/drain", "/live"].map(|path| Health::from(!filter.drain.covers(path)));
-    let (up, down) = (Health::Healthy, Health::Unhealthy);
-    let mut answered_before = |path, details, expected| {
+    for (path, details, expected) in [
+        ("/drain", "local_rate_limited", false),
+        ("/other", "health_check_failed", false),
+        ("/drain?x", "health_check_failed", true),
+    ] {
         envoy.headers.insert(":path", path);
         envoy.details = details;
         filter.answered_before(&envoy);
-        assert_eq!(healthy(), expected, "{path} {details}");
+        assert_eq!(filter.drain.is_under_way(), expected, "{path} {details}");
+    }
+    let watch = |envoy: &mut FakeEnvoy| {
+        envoy.headers.insert(":method", "POST");
+        envoy
+            .headers
+            .insert(":path", "/grpc.health.v1.Health/Watch");
+        match envoy.call(&filter, &[b"\0\0\0\0\0"]) {
+            Reply::Watch(message, Some(_)) => message,
+            other => panic!("{other:?}"),
+        }
     };
-    answered_before("/drain", "local_rate_limited", [up, up]);
-    answered_before("/other", "health_check_failed", [up, up]);
-    answered_before("/drain?x", "health_check_failed", [down, up]);
-    answered_before(CHECK, "health_check_failed", [down, down]);
+    let sent = |health: Health| status(health.into());
+    assert_eq!(watch(&mut envoy), sent(Health::Unhealthy));
     assert_eq!(envoy.get(&filter, "/live"), answer("Ok", ""));
-    assert_eq!(healthy(), [down, down]);
+    assert_eq!(watch(&mut envoy), sent(Health::Unhealthy));
     assert_eq!(envoy.get(&filter, "/drain"), answer("Ok", ""));
-    assert_eq!(healthy(), [up, up]);
+    assert_eq!(watch(&mut envoy), sent(Health::Healthy));
     // A drain is no transition of the endpoint.
     assert_eq!(envoy.log.borrow().len(), 2);
 }

@@ -87,7 +87,7 @@ impl Filter {
         if !view.reaches_clusters() || watch::start().is_err() {
             return Err(Status::Unavailable);
         }
-        let sent = match self.drain.covers(&endpoint.path) {
+        let sent = match self.drain.is_under_way() {
             true => Health::Unhealthy,
             false => {
                 let verdict = judge(endpoint, &view);
@@ -110,9 +110,8 @@ impl Filter {
         let Some(endpoint) = self.config.endpoints.get(index) else {
             return;
         };
-        if self.drain.covers(&endpoint.path) {
-            watch::update(watch, Health::Unhealthy);
-            return;
+        if self.drain.is_under_way() {
+            return watch::drain(watch);
         }
         let view = WorkerView::new(request, endpoint);
         let verdict = judge(endpoint, &view);

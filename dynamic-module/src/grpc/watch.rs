@@ -46,6 +46,8 @@ struct Group {
     leader: WatchId,
     /// What all were sent last; `None` if one that has joined was sent something else.
     sent: Option<Health>,
+    /// Whether what was sent last was for a drain, which is not recorded.
+    drained: bool,
     _wake_up: WakeUp,
 }
 
@@ -84,6 +86,7 @@ pub fn join(key: Key, sent: Health, watcher: Rc<dyn Watcher>) -> WatchId {
             members: [(id, member)].into(),
             leader: id,
             sent: Some(sent),
+            drained: false,
             _wake_up: WakeUp::new(watcher.waker()),
         };
         with_groups(|groups| groups.push(group));
@@ -115,11 +118,24 @@ pub fn leave(id: WatchId) {
     }
 }
 
-/// Sends this health to those of a Watch's group that were sent another one last; whether there were any.
+/// Makes a Watch's group say that it is unhealthy, for Envoy drains.
+pub fn drain(id: WatchId) {
+    update(id, Health::Unhealthy);
+    with_groups(|groups| {
+        let place = place_of(id, groups)?;
+        groups.get_mut(place)?.drained = true;
+        Some(())
+    });
+}
+
+/// Sends this health to those of a Watch's group that were sent another one last; whether it is news, also
+/// because what was sent before was for a drain.
 pub fn update(id: WatchId, health: Health) -> bool {
+    let mut drained = false;
     let others = with_groups(|groups| {
         let place = place_of(id, groups)?;
         let group = groups.get_mut(place)?;
+        drained = std::mem::take(&mut group.drained);
         // The usual case, however many they are.
         if group.sent.replace(health) == Some(health) {
             return None;
@@ -137,7 +153,7 @@ pub fn update(id: WatchId, health: Health) -> bool {
         let message = status(health.into());
         others.iter().for_each(|watcher| watcher.send(&message));
     }
-    !others.is_empty()
+    drained || !others.is_empty()
 }
 
 /// Ends a Watch's group after a fault: better no answer than an old one.
@@ -345,6 +361,21 @@ mod tests {
             .iter()
             .for_each(|fake| fake.leave());
         assert_eq!(groups(), 0);
+    }
+
+    /// What a drain has said is not recorded: the first verdict after it is news, also if it says the same.
+    #[test]
+    fn the_truth_after_a_drain_is_news() {
+        for health in [Healthy, Unhealthy] {
+            let fake = Fake::join(0, Healthy);
+            let id = fake.id.get().unwrap();
+            assert!(!update(id, Healthy));
+            drain(id);
+            drain(id);
+            assert!(update(id, health), "{health:?}");
+            assert!(!update(id, health), "{health:?}");
+            fake.leave();
+        }
     }
 
     #[test]

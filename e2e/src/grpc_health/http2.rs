@@ -1,7 +1,7 @@
 //! Bare HTTP/2 streams, frame by frame.
 
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Request};
@@ -148,6 +148,16 @@ impl Connection {
         &self,
         sent: &Sent,
     ) -> Result<(Parts, RecvStream, SendStream<Bytes>), h2::Error> {
+        let (reply, request) = self.send(sent).await?;
+        let (head, body) = reply.await?.into_parts();
+        Ok((head, body, request))
+    }
+
+    /// Sends a request.
+    pub async fn send(
+        &self,
+        sent: &Sent,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
         let sender = self.sender.clone().ready().await;
         let only_headers = sent.end == End::Headers;
         let (reply, mut stream) = sender?.send_request(sent.head.clone(), only_headers)?;
@@ -161,8 +171,7 @@ impl Connection {
         if sent.end == End::Trailers {
             let _ = stream.send_trailers(HeaderMap::new());
         }
-        let (head, body) = reply.await?.into_parts();
-        Ok((head, body, stream))
+        Ok((reply, stream))
     }
 }
 

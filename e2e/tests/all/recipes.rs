@@ -225,7 +225,7 @@ async fn http_1_0_is_answered_where_it_is_accepted() {
 async fn probes_are_answered_while_connections_are_used_up() {
     const LIMIT: usize = 20;
     let mut recipes = Recipes::on_free_ports();
-    let limit = "max_active_downstream_connections: ";
+    let limit = "overload.global_downstream_max_connections: ";
     recipes.change(&format!("{limit}50000"), &format!("{limit}{LIMIT}"));
     let _backend = Backend::start(recipes.service).await;
     let _envoy = recipes.start().await;

@@ -2,13 +2,16 @@
 
 mod agreement;
 mod compression;
+mod drains;
 mod many_watches;
 mod requests;
 mod transcoder;
 mod watches;
 
 use e2e::backend::Backend;
-use e2e::config::{bootstrap, cluster, listener_with_routes, manager, with_grpc_check, with_tls};
+use e2e::config::{
+    Lds, bootstrap, cluster, listener_with_routes, manager, with_grpc_check, with_tls,
+};
 use e2e::envoy::Envoy;
 use e2e::prober::Prober;
 use e2e::{eventually, free_port, module};
@@ -163,4 +166,11 @@ fn listener(way: Way, port: u16) -> Value {
 fn listeners(config: &mut Value) -> impl Iterator<Item = &mut Value> {
     let listeners = &mut config["static_resources"]["listeners"];
     listeners.as_array_mut().expect("listeners").iter_mut()
+}
+
+/// Has an Envoy take its listeners from a file.
+fn by_lds(config: &mut Value) -> Lds {
+    let listeners = config["static_resources"]["listeners"].take();
+    config["static_resources"]["listeners"] = json!([]);
+    Lds::add_to(config, serde_json::from_value(listeners).unwrap())
 }

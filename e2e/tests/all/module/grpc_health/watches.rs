@@ -1,17 +1,16 @@
 //! `Watch`: the first status at once, each change once, until the client goes or Envoy does.
 
-use e2e::config::{Cds, Lds, manager};
-use e2e::envoy::version;
+use e2e::config::{Cds, manager};
 use e2e::eventually;
 use e2e::grpc_health::{
     Connection, End, NOT_SERVING, SERVICE_UNKNOWN, SERVING, Sent, Told, WATCH, Watch, channel,
     check,
 };
 use e2e::prober::Prober;
-use serde_json::{Value, json};
+use serde_json::json;
 use tonic::Code;
 
-use super::{LIVE, SERVICES, Sidecar, Way, backends, listener, listeners};
+use super::{SERVICES, Sidecar, Way, backends, by_lds, listener, listeners};
 
 #[tokio::test]
 async fn each_change_once() {
@@ -148,95 +147,6 @@ async fn idle() {
     assert_eq!(watch.told(), [SERVING, NOT_SERVING]);
 }
 
-/// Whether an open Watch can: not before Envoy 1.39, which tells a module why an answer was given.
-fn hears_of_drains() -> bool {
-    !version().starts_with("1.38.")
-}
-
-/// While Envoy drains, Envoy's health_check filter refuses probes and calls, and open Watches hear of it
-/// by those.
-#[tokio::test]
-async fn drain() {
-    let sidecar = Sidecar::start(Way::Route).await;
-    let host = sidecar.start_host(0).await;
-    sidecar.wait_for([200, 503]).await;
-    // While it drains Envoy takes no new call on old connections; open Watches go on.
-    let connect = || channel(sidecar.plain);
-    let (whole, live) = (Watch::start(&connect(), ""), Watch::start(&connect(), LIVE));
-    whole.wait_for(SERVING).await;
-    live.wait_for(SERVING).await;
-    let hears = hears_of_drains();
-    let refused = Told::Ended(Code::Unavailable);
-    let mut expected = vec![SERVING];
-    for first in [true, false] {
-        sidecar.envoy.post("/healthcheck/fail").await;
-        let probe = Prober::http(sidecar.plain).get("/healthz").await;
-        assert_eq!(probe.status, 503);
-        if hears {
-            whole.wait_for(NOT_SERVING).await;
-            // The probe's route is not that of this Watch: only a call tells that it minds a drain too.
-            if first {
-                assert_eq!(live.told(), expected);
-            }
-        }
-        assert_eq!(check(&connect(), LIVE).await, refused);
-        Watch::start(&connect(), "").wait_for(refused).await;
-        if hears {
-            live.wait_for(NOT_SERVING).await;
-        }
-        sidecar.envoy.post("/healthcheck/ok").await;
-        assert_eq!(check(&connect(), LIVE).await, SERVING);
-        if hears {
-            whole.wait_for(SERVING).await;
-            live.wait_for(SERVING).await;
-            expected.extend([NOT_SERVING, SERVING]);
-        }
-    }
-    assert_eq!(live.told(), expected);
-    drop(host);
-    whole.wait_for(NOT_SERVING).await;
-    expected.push(NOT_SERVING);
-    assert_eq!(whole.told(), expected);
-    let checks = "healthz.grpc_checks.filter.default.path./livez.status.SERVING";
-    assert_eq!(sidecar.envoy.stat(checks).await, 2);
-}
-
-/// A listener that is replaced goes on with its Watches: they hear of a drain by those who ask the new one.
-#[tokio::test]
-async fn a_drain_after_an_update_of_the_listener() {
-    let mut lds = None;
-    let sidecar = Sidecar::start_with(Way::Route, |config| lds = Some(by_lds(config))).await;
-    let lds = lds.unwrap();
-    let _host = sidecar.start_host(0).await;
-    sidecar.wait_for([200, 503]).await;
-    let watch = Watch::start(&channel(sidecar.plain), "");
-    watch.wait_for(SERVING).await;
-    let new = listener(Way::Route, sidecar.plain).to_string();
-    let new = new.replace("/livez", "/alive");
-    lds.replace(1, vec![serde_json::from_str(&new).unwrap()]);
-    eventually("the new listener is in force", async || {
-        let updated = sidecar
-            .envoy
-            .stat("listener_manager.listener_in_place_updated");
-        (updated.await == 1).then_some(())
-    })
-    .await;
-    let hears = hears_of_drains();
-    let mut expected = vec![SERVING];
-    for _ in 0..2 {
-        sidecar.envoy.post("/healthcheck/fail").await;
-        Prober::http(sidecar.plain).wait_for(503).await;
-        if hears {
-            watch.wait_for(NOT_SERVING).await;
-            expected.extend([NOT_SERVING, SERVING]);
-        }
-        sidecar.envoy.post("/healthcheck/ok").await;
-        Prober::http(sidecar.plain).wait_for(200).await;
-        watch.wait_for(SERVING).await;
-    }
-    assert_eq!(watch.told(), expected);
-}
-
 /// Listeners of one configuration share the gauge: what a Watch of one has found, a probe of the other
 /// mends.
 #[tokio::test]
@@ -325,13 +235,6 @@ async fn the_cluster_goes() {
         watches[1].wait_for(NOT_SERVING).await;
         assert_eq!(watches[1].told(), [NOT_SERVING]);
     }
-}
-
-/// Has an Envoy take its listeners from a file.
-fn by_lds(config: &mut Value) -> Lds {
-    let listeners = config["static_resources"]["listeners"].take();
-    config["static_resources"]["listeners"] = json!([]);
-    Lds::add_to(config, serde_json::from_value(listeners).unwrap())
 }
 
 /// Its listener is replaced and taken away under open Watches, again and again: they end, and Envoy
