@@ -15,7 +15,7 @@ GRPCIO := 1.85.1
 # Tests wait most of their time, for Envoy to see what they did.
 export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 
-.PHONY: help demo run demo-build test dist echo-server test-compose gke test-gke gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs doctor doctor-page build wasm trap envoy promtool grpc-python tools release release-files version lint-workflows module panicking-module test-module-valgrind
+.PHONY: help demo run demo-build test dist echo-server test-compose gke test-gke test-kubernetes gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs doctor doctor-page build wasm trap envoy promtool grpc-python tools release release-files version lint-workflows module panicking-module test-module-valgrind
 .DEFAULT_GOAL := help
 
 # Panic messages hold source paths: name them the same on every machine. wasm-build.sh does it too.
@@ -32,6 +32,7 @@ help:
 	@echo "make doctor  healthz-doctor, which checks configurations"
 	@echo "make test-compose  docker-compose.yml with a real Docker engine"
 	@echo "make test-gke      the manifests of envoy/gke, rendered and validated"
+	@echo "make test-kubernetes  the same on your cluster (kind), under calls"
 	@echo "make rehearsal     two pods behind a load balancer: what each way costs"
 	@echo "make bench   the filter beside Envoy's own and the Lua script, measured"
 	@echo "make test-matrix   the e2e suite on Envoy 1.36 to 1.40"
@@ -76,12 +77,21 @@ test-compose: build dist
 	ENVOY_IMAGE=$$(e2e/envoy-image.sh $(ENVOY_VERSION) $(ENVOY)) && export ENVOY_IMAGE && \
 	cargo test --locked --package e2e --test compose -- --nocapture
 
-# What `kubectl apply -k envoy/gke` needs.
-gke: wasm module
+# What `kubectl apply -k envoy/gke` needs; the module only if kustomization.yaml names it.
+gke: wasm $(shell grep -sx -- '- module' envoy/gke/kustomization.yaml | sed 's/- //')
 	envoy/gke/prepare.sh
 
-test-gke: gke envoy gke-tools
-	PYTHONPATH=$(CURDIR)/.tools/python python3 envoy/gke/check.py $(ENVOY)
+test-gke: gke module envoy gke-tools
+	PYTHONPATH=$(CURDIR)/.tools/python python3 e2e/manifests/check.py $(ENVOY)
+
+# envoy/gke on the cluster of the current kubectl context, whose pods' addresses must be reachable from here: see
+# docs/dev/kubernetes.md. KUBECTL and LOAD_IMAGE for a cluster that is not kind's; VARIANT for one variant.
+VARIANT :=
+
+test-kubernetes: gke module echo-server envoy gke-tools
+	cp dist/libenvoy_healthz.so envoy/gke/module/generated/
+	e2e/kubernetes/images.sh target/kubernetes $(ENVOY)
+	cargo run --quiet --locked --package e2e --bin kubernetes -- --only "$(VARIANT)"
 
 # The e2e suite on every Envoy from PyPI: the wasm on those that have a runtime for it, the module on
 # those from 1.38 on. 1.38.3 has none, so that it runs the module's tests alone.

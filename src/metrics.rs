@@ -14,6 +14,7 @@
 use std::time::Duration;
 
 use healthz_core::answer::Outcome;
+use healthz_core::config::Endpoint;
 use healthz_core::judgement::Health;
 
 use crate::envoy::{Envoy, MetricKind};
@@ -45,11 +46,11 @@ struct Counter {
 const LONGEST_WAIT: Duration = Duration::from_millis(50);
 
 impl Metrics {
-    /// For a filter of this name and these paths.
-    pub fn new<'a>(name: &str, paths: impl Iterator<Item = &'a str>) -> Self {
+    /// For a filter of this name and these endpoints.
+    pub fn new(name: &str, endpoints: &[Endpoint]) -> Self {
         let refreshes = |result| Counter::new(format!("refreshes.filter.{name}.result.{result}"));
-        let endpoint = |path: &str| {
-            let path = label(path);
+        let endpoint = |endpoint: &Endpoint| {
+            let path = endpoint.label();
             let probes = |code| {
                 let name = format!("probes.filter.{name}.code.{code}.path.{path}");
                 Counter::new(name)
@@ -62,7 +63,7 @@ impl Metrics {
             }
         };
         Self {
-            endpoints: paths.map(endpoint).collect(),
+            endpoints: endpoints.iter().map(endpoint).collect(),
             succeeded: refreshes("succeeded"),
             failed: refreshes("failed"),
             due: None,
@@ -123,18 +124,6 @@ impl Metrics {
     }
 }
 
-/// A path as the last part of a metric's name, of which Envoy drops dots at the end. No two paths have the
-/// same label: one that could be taken for another with its dots escaped is escaped itself.
-pub fn label(path: &str) -> String {
-    if !path.ends_with('.') && !path.ends_with("2E") {
-        return path.to_owned();
-    }
-    let escaped = path.replace('%', "%25");
-    let kept = escaped.trim_end_matches('.');
-    let dots = escaped.len() - kept.len();
-    format!("{kept}{}", "%2E".repeat(dots))
-}
-
 impl Counter {
     fn new(name: String) -> Self {
         Self { name, pending: 0 }
@@ -144,28 +133,6 @@ impl Counter {
         let count = std::mem::take(&mut self.pending);
         if count > 0 {
             envoy.add(envoy.metric(MetricKind::Counter, &self.name), count);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels() {
-        for (path, expected) in [
-            ("/healthz", "/healthz"),
-            ("/a.b", "/a.b"),
-            ("/a%20b", "/a%20b"),
-            ("/a.", "/a%2E"),
-            ("/a..", "/a%2E%2E"),
-            ("/a%2E", "/a%252E"),
-            ("/a%252E", "/a%25252E"),
-            ("/a%2E.", "/a%252E%2E"),
-            ("/12E", "/12E"),
-        ] {
-            assert_eq!(label(path), expected);
         }
     }
 }

@@ -13,15 +13,15 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use healthz_core::answer::Outcome;
-use healthz_core::config::FilterName;
 use healthz_core::config::wasm::Config;
+use healthz_core::config::{Endpoint, FilterName};
 use healthz_core::judgement::{Health, Verdict};
 use healthz_core::state::{self, Answered, News, State, Update};
 use log::Level;
 
 use crate::admin::pages::{Fault, Report};
 use crate::envoy::{Envoy, MetricKind, millis};
-use crate::metrics::{Metrics, label};
+use crate::metrics::Metrics;
 
 /// How often a worker that finds nothing new looks whether another one has.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
@@ -63,24 +63,18 @@ impl Recorder {
         let mut by = DefaultHasher::new();
         text.hash(&mut by);
         let name = config.name.as_str();
-        let paths = || {
-            config
-                .endpoints
-                .iter()
-                .map(|endpoint| endpoint.path.as_str())
-        };
-        let endpoint = |path| {
-            let gauge = format!("healthy.filter.{name}.path.{}", label(path));
-            Slot::new(name, path, gauge)
+        let slot = |endpoint: &Endpoint| {
+            let gauge = format!("healthy.filter.{name}.path.{}", endpoint.label());
+            Slot::new(name, &endpoint.path, gauge)
         };
         let recorder = Self {
             name: config.name.clone(),
             by: by.finish(),
             max_stale: config.max_stale,
-            metrics: Metrics::new(name, paths()),
+            metrics: Metrics::new(name, &config.endpoints),
             // A path would begin with a slash.
             admin: Slot::new(name, "admin", format!("admin_up.filter.{name}")),
-            endpoints: paths().map(endpoint).collect(),
+            endpoints: config.endpoints.iter().map(slot).collect(),
             unknown_flags: Vec::new(),
         };
         for slot in recorder.slots() {

@@ -104,6 +104,19 @@ struct RawEndpoint {
 }
 
 impl Endpoint {
+    /// The path as a label of metrics. Envoy drops dots at its end, and no two paths have the same label: one
+    /// that could be taken for another with its dots escaped is escaped itself.
+    pub fn label(&self) -> String {
+        let path = &self.path;
+        if !path.ends_with('.') && !path.ends_with("2E") {
+            return path.clone();
+        }
+        let escaped = path.replace('%', "%25");
+        let kept = escaped.trim_end_matches('.');
+        let dots = escaped.len() - kept.len();
+        format!("{kept}{}", "%2E".repeat(dots))
+    }
+
     /// Whether the endpoint is healthy whatever is known: a liveness endpoint that does not respects
     /// draining.
     pub fn needs_nothing(&self) -> bool {
@@ -219,5 +232,30 @@ impl<'de> Deserialize<'de> for ClusterRule {
             }
         }
         input.deserialize_any(ClusterVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels() {
+        for (path, expected) in [
+            ("/healthz", "/healthz"),
+            ("/a.b", "/a.b"),
+            ("/a%20b", "/a%20b"),
+            ("/a.", "/a%2E"),
+            ("/a..", "/a%2E%2E"),
+            ("/a%2E", "/a%252E"),
+            ("/a%252E", "/a%25252E"),
+            ("/a%2E.", "/a%252E%2E"),
+            ("/12E", "/12E"),
+        ] {
+            let text = format!(r#"[{{"path": "{path}", "clusters": []}}]"#);
+            let endpoints: Endpoints = serde_json::from_str(&text).unwrap();
+            let endpoints = endpoints.check(true).unwrap();
+            assert_eq!(endpoints[0].label(), expected);
+        }
     }
 }

@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use healthz_core::answer::Outcome;
+use healthz_core::config::Endpoint;
 use healthz_core::config::module::Config;
 use healthz_core::judgement::Health;
 
@@ -61,19 +62,19 @@ const COUNTED: [(Counted, &str); 5] = [
 impl Stats {
     /// Makes the metrics; none is there before its first use.
     pub fn new(setup: &dyn Setup, config: &Config) -> Self {
-        let endpoint = |(index, path): (usize, &String)| EndpointStats {
-            path: path.clone(),
+        let endpoint = |(index, endpoint): (usize, &Endpoint)| EndpointStats {
+            path: endpoint.label(),
             is_checked: config.services.values().any(|&of| of == index),
             waiting: Default::default(),
         };
-        let paths = config.endpoints.iter().map(|endpoint| &endpoint.path);
+        let endpoints = config.endpoints.iter().enumerate();
         Self {
             name: config.name.to_string(),
             probes: setup.counter("probes", &["filter", "path", "code"]),
             checks: setup.counter("grpc_checks", &["filter", "path", "status"]),
             transitions: setup.counter("transitions", &["filter", "path"]),
             healthy: setup.gauge("healthy", &["filter", "path"]),
-            endpoints: paths.enumerate().map(endpoint).collect(),
+            endpoints: endpoints.map(endpoint).collect(),
             due: AtomicU64::new(0),
         }
     }

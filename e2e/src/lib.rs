@@ -9,6 +9,7 @@ pub mod config;
 pub mod envoy;
 pub mod fake_admin;
 pub mod grpc_health;
+pub mod kubernetes;
 pub mod module;
 pub mod prober;
 pub mod rehearsal;

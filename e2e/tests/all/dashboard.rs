@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 
 use e2e::backend::Backend;
-use e2e::envoy::Shipped;
 use e2e::prober::Prober;
-use e2e::{eventually, root};
+use e2e::{Build, eventually, root};
 use regex::Regex;
+
+use crate::gke::Pod;
+
+const OF_PROMETHEUS: [&str; 2] = ["instance", "namespace"];
 
 /// Each metric of these texts, with the labels that are asked for beside it.
 fn asked_for(dashboard: &str) -> BTreeSet<(String, String)> {
-    let metric = Regex::new(r"envoy_healthz_\w+").unwrap();
-    let label = Regex::new(r"by \(([\w, ]+)\)|\{(\w+)=~|\{\{(\w+)\}\}|, (\w+)\)").unwrap();
+    let metric = Regex::new(r"envoy_\w+").unwrap();
+    let label = Regex::new(r"by \(([\w, ]+)\)|(\w+)=~|\{\{(\w+)\}\}|, (\w+)\)").unwrap();
     let document: serde_json::Value = serde_json::from_str(dashboard).unwrap();
     let mut found = BTreeSet::new();
     for panel in document["panels"].as_array().unwrap() {
@@ -21,7 +24,11 @@ fn asked_for(dashboard: &str) -> BTreeSet<(String, String)> {
                 found.insert((name.as_str().to_owned(), String::new()));
                 for labels in label.captures_iter(&text) {
                     let labels = labels.iter().skip(1).flatten().next().unwrap().as_str();
-                    for one in labels.split(", ").filter(|one| *one != "instance") {
+                    // Prometheus itself sets two of them.
+                    for one in labels
+                        .split(", ")
+                        .filter(|one| !OF_PROMETHEUS.contains(one))
+                    {
                         found.insert((name.as_str().to_owned(), one.to_owned()));
                     }
                 }
@@ -33,14 +40,11 @@ fn asked_for(dashboard: &str) -> BTreeSet<(String, String)> {
 
 #[tokio::test]
 async fn every_metric_and_label_is_there() {
-    let mut shipped = Shipped::on_free_ports();
-    shipped.config = shipped.config.replace(
-        "  - {exact: /ready}\n",
-        "  - {exact: /ready}\n  - {prefix: /stats}\n",
-    );
-    let _backend = Backend::start(shipped.backend_port).await;
-    let envoy = shipped.start().await;
-    Prober::https2(shipped.port).wait_for(200).await;
+    // Through the listener that Prometheus asks, and so its filter.
+    let pod = Pod::start(Build::Wasm).await;
+    let _backend = Backend::start(pod.backend).await;
+    Prober::https2(pod.port).wait_for(200).await;
+    let scraped = Prober::http(pod.metrics);
     let dashboard = root().join("envoy/monitoring/dashboard.json");
     let asked = asked_for(&std::fs::read_to_string(dashboard).unwrap());
     assert!(asked.len() > 12, "{asked:?}");
@@ -53,7 +57,7 @@ async fn every_metric_and_label_is_there() {
             })
         };
         eventually(&format!("{metric} with {label:?}"), async || {
-            let scrape = envoy.admin.get("/stats/prometheus").await.body;
+            let scrape = scraped.get("/stats/prometheus").await.body;
             there(&scrape).then_some(())
         })
         .await;

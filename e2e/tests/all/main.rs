@@ -42,6 +42,7 @@ mod doctor;
 mod endpoints;
 mod flood;
 mod from_lua;
+mod gke;
 mod headers;
 mod judgement;
 mod listeners;

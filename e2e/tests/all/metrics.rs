@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 both_builds! {
+    no_two_paths_share_a_label,
     the_text_is_valid_whichever_paths,
     the_alert_fires_for_a_dead_backend_and_not_for_an_endpoint_that_nobody_asks,
     an_endpoint_that_is_gone_raises_no_alert,
@@ -180,7 +181,7 @@ fn alerts(text: &str, alert: &str, expected: &[(&str, &str)]) -> Result<(), Stri
     let expected: Vec<_> = expected
         .iter()
         .map(|(filter, path)| {
-            let summary = format!("pod-1: {path} is unhealthy (filter {filter})");
+            let summary = format!(" pod-1: {path} is unhealthy (filter {filter})");
             json!({
                 "exp_labels": {
                     "severity": "warning", "instance": "pod-1", "filter": filter, "path": path,
@@ -387,6 +388,20 @@ async fn an_endpoint_that_is_gone_raises_no_alert(build: Build) {
     scraped.alerts(&left[2..]).await;
 }
 
+/// What each alert says of pods that are unhealthy, drain, hang, end, or cannot ask the admin: over minutes and
+/// more, which nobody waits for here.
+#[test]
+fn the_rules_pass_their_unit_tests() {
+    let rows = root().join("e2e/tests/rules_test.yaml");
+    let output = Command::new(promtool())
+        .args(["test", "rules"])
+        .arg(rows)
+        .output()
+        .expect("promtool runs");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}");
+}
+
 /// Though another endpoint of the same filter is asked.
 async fn an_endpoint_that_nobody_asks_has_no_gauge(build: Build) {
     let port = free_port();
@@ -397,9 +412,8 @@ async fn an_endpoint_that_nobody_asks_has_no_gauge(build: Build) {
     scraped.alerts(&[("default", "/healthz")]).await;
 }
 
-/// Envoy drops the dots at a name's end, so that the wasm build escapes them.
-#[tokio::test]
-async fn no_two_paths_share_a_label() {
+/// Envoy drops the dots at a name's end, so that they are escaped.
+async fn no_two_paths_share_a_label(build: Build) {
     let paths = ["/a", "/a.", "/a..", "/a%2E", "/a%2e", "/a%252E"];
     let labels = ["/a", "/a%2E", "/a%2E%2E", "/a%252E", "/a%2e", "/a%25252E"];
     let port = free_port();
@@ -407,7 +421,7 @@ async fn no_two_paths_share_a_label() {
     let of = |nth: usize| ["dead", "live"][nth % 2];
     let paths_of = paths.iter().enumerate();
     let endpoints: Vec<_> = paths_of.map(|(nth, path)| (*path, of(nth))).collect();
-    let scraped = Scraped::start(vec![named(Build::Wasm, port, "default", &endpoints)]).await;
+    let scraped = Scraped::start(vec![named(build, port, "default", &endpoints)]).await;
     for (nth, path) in paths.iter().enumerate() {
         let answer = ask(port, path).await;
         let status = ["503", "200"][nth % 2];

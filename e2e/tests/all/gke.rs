@@ -1,0 +1,271 @@
+//! `envoy/gke/envoy.yaml` and `envoy/gke/module/envoy.yaml`: what they have more than the files of `envoy/`, and the
+//! listener for Prometheus.
+
+use e2e::backend::Backend;
+use e2e::envoy::{Envoy, at_home};
+use e2e::prober::Prober;
+use e2e::{Build, free_port, root};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+both_builds! {
+    the_metrics_listener_takes_one_request,
+    livez_stays_in_a_drain_and_without_a_backend,
+}
+
+fn text(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// The file of `envoy/` and the one of `envoy/gke`.
+fn files(build: Build) -> [&'static str; 2] {
+    match build {
+        Build::Wasm => ["envoy/envoy.yaml", "envoy/gke/envoy.yaml"],
+        Build::Module => ["envoy/module.yaml", "envoy/gke/module/envoy.yaml"],
+    }
+}
+
+/// Lines of the first text that the second has not, and the other way round, both in order.
+fn differences<'a>(before: &'a str, after: &'a str) -> [Vec<&'a str>; 2] {
+    let (before, after): (Vec<_>, Vec<_>) = (before.lines().collect(), after.lines().collect());
+    // The longest common subsequence of what follows each pair of lines.
+    let mut longest = vec![vec![0; after.len() + 1]; before.len() + 1];
+    for (i, one) in before.iter().enumerate().rev() {
+        for (j, other) in after.iter().enumerate().rev() {
+            longest[i][j] = match one == other {
+                true => longest[i + 1][j + 1] + 1,
+                false => longest[i + 1][j].max(longest[i][j + 1]),
+            };
+        }
+    }
+    let (mut i, mut j) = (0, 0);
+    let [mut gone, mut new] = [vec![], vec![]];
+    while i < before.len() || j < after.len() {
+        if i < before.len() && j < after.len() && before[i] == after[j] {
+            (i, j) = (i + 1, j + 1);
+        } else if j == after.len() || i < before.len() && longest[i + 1][j] >= longest[i][j + 1] {
+            gone.push(before[i].trim_start());
+            i += 1;
+        } else {
+            new.push(after[j].trim_start());
+            j += 1;
+        }
+    }
+    [gone, new]
+}
+
+/// Without comments, empty lines, and the block from one line to another.
+fn relevant(text: &str, from: &str, to: &str) -> String {
+    let text = match text.split_once(from) {
+        Some((before, rest)) => format!("{before}{}", &rest[rest.find(to).unwrap()..]),
+        None => text.to_owned(),
+    };
+    let lines = text.lines().filter(|line| {
+        let line = line.trim_start();
+        // To be set in `envoy/` as well.
+        !line.is_empty() && !line.starts_with('#') && line != "drain_type: MODIFY_ONLY"
+    });
+    let lines = lines.map(|line| line.split(" # ").next().unwrap_or_default());
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+/// The listener `metrics`, as it stands.
+fn metrics_listener(text: &str) -> &str {
+    let start = text.find("  - name: metrics\n").unwrap();
+    &text[start..][..text[start..].find("\n\n").unwrap()]
+}
+
+const ADMIN: [&str; 4] = [
+    "ignore_global_conn_limit: true",
+    r#"- {exact: "/stats/prometheus?filter=healthz%7Cserver.(live%7Cuptime)%7Cmembership_"}"#,
+    "- {exact: /healthcheck/fail}",
+    r#"- {exact: "/drain_listeners?graceful"}"#,
+];
+const BACKEND: [&str; 2] = [
+    "socket_address: {address: app, port_value: 9000}",
+    "socket_address: {address: 127.0.0.1, port_value: 9000}",
+];
+
+#[test]
+fn the_wasm_file_is_envoy_yaml_but_for_these_lines() {
+    let [gone, new] = [
+        vec![
+            r#""endpoints": [{"path": "/healthz", "clusters": ["my_service"]}]"#,
+            BACKEND[0],
+        ],
+        vec![
+            r#""endpoints": ["#,
+            r#"{"path": "/healthz", "clusters": ["my_service"]},"#,
+            r#"{"path": "/livez", "clusters": [], "fail_when_draining": false}"#,
+            "]",
+            "- match: {path: /livez}",
+            "direct_response: {status: 503}",
+            "typed_per_filter_config:",
+            "envoy-healthz:",
+            r#""@type": type.googleapis.com/envoy.config.route.v3.FilterConfig"#,
+            "config: {}",
+            BACKEND[1],
+        ],
+    ];
+    let new = [ADMIN.to_vec(), new].concat();
+    compare(Build::Wasm, gone, new);
+}
+
+#[test]
+fn the_module_file_is_module_yaml_but_for_these_lines() {
+    let allowed = ["allow_paths:", "- {exact: /ready}"];
+    let new = [
+        &ADMIN[..1],
+        &allowed,
+        &ADMIN[1..],
+        &[
+            "- {path: /livez, clusters: []}",
+            "- match: {path: /livez}",
+            "direct_response: {status: 503}",
+            "typed_per_filter_config:",
+            "envoy-healthz: *on",
+            BACKEND[1],
+        ],
+    ];
+    compare(Build::Module, vec![BACKEND[0]], new.concat());
+    let [wasm, module] = [Build::Wasm, Build::Module].map(|build| text(files(build)[1]));
+    assert_eq!(metrics_listener(&wasm), metrics_listener(&module));
+    // How that listener reaches the admin; the wasm needs it without it.
+    let admin = |text: &str| text[text.find("  - name: local_admin\n").unwrap()..].to_owned();
+    assert_eq!(admin(&wasm), admin(&module));
+}
+
+fn compare(build: Build, gone: Vec<&str>, mut new: Vec<&str>) {
+    let [before, after] = files(build).map(text);
+    let before = relevant(&before, "\0", "");
+    let mut after = relevant(&after, "  - name: metrics\n", "  clusters:\n");
+    if build == Build::Module {
+        let (rest, _) = after.split_once("  - name: local_admin\n").unwrap();
+        after = rest.to_owned();
+    }
+    let [found_gone, mut found_new] = differences(&before, &after);
+    assert_eq!(found_gone, gone);
+    // Which of two equal lines is the new one nobody can say.
+    found_new.sort_unstable();
+    new.sort_unstable();
+    assert_eq!(found_new, new);
+}
+
+/// An Envoy with a file of `envoy/gke`, on free ports.
+pub struct Pod {
+    /// With this file.
+    pub envoy: Envoy,
+    /// Where TLS is spoken.
+    pub port: u16,
+    /// Where Prometheus asks.
+    pub metrics: u16,
+    /// Where the service is expected.
+    pub backend: u16,
+}
+
+impl Pod {
+    /// Starts it.
+    pub async fn start(build: Build) -> Self {
+        let [port, admin, metrics, backend] = std::array::from_fn(|_| free_port());
+        let mut config = at_home(text(files(build)[1])).replace("0.0.0.0", "127.0.0.1");
+        for (from, to) in [
+            (8080, port),
+            (9901, admin),
+            (9902, metrics),
+            (9000, backend),
+        ] {
+            let from = format!("port_value: {from}");
+            assert!(config.contains(&from), "no {from}");
+            config = config.replace(&from, &format!("port_value: {to}"));
+        }
+        e2e::module::folder();
+        Self {
+            envoy: Envoy::start_text(&config, admin, &[]).await,
+            port,
+            metrics,
+            backend,
+        }
+    }
+}
+
+/// Sends bytes on a connection of their own; gives what comes until the connection ends, or is silent.
+async fn raw(port: u16, request: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer);
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(10), read).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// The admin can stop Envoy, and a regular expression in a query can keep its main thread busy: only the one request
+/// that Prometheus makes comes through, whatever else is in it.
+async fn the_metrics_listener_takes_one_request(build: Build) {
+    let pod = Pod::start(build).await;
+    let end = "host: x\r\nconnection: close\r\n\r\n";
+    let good = raw(
+        pod.metrics,
+        &format!("GET /stats/prometheus HTTP/1.1\r\n{end}"),
+    )
+    .await;
+    assert!(good.starts_with("HTTP/1.1 200"), "{good}");
+    assert!(good.contains("\nenvoy_server_live{"), "{good}");
+    assert!(!good.contains("envoy_server_concurrency"), "it is filtered");
+    for line in [
+        "GET /stats/prometheus?usedonly",
+        "GET /stats/prometheus?filter=(a%2b)%2b%24",
+        "GET /stats/prometheus?",
+        "GET /stats/prometheus/",
+        "GET //stats/prometheus",
+        "GET /stats/../stats/prometheus",
+        "GET /stats/prometheus/../../quitquitquit",
+        "GET /stats/prometheus%3f",
+        "GET /stats",
+        "GET /clusters",
+        "GET /healthz",
+        "POST /stats/prometheus",
+        "HEAD /stats/prometheus",
+        "POST /healthcheck/fail",
+        "POST /quitquitquit",
+        "POST http://127.0.0.1:9901/quitquitquit",
+    ] {
+        let length = if line.starts_with("POST") {
+            "content-length: 0\r\n"
+        } else {
+            ""
+        };
+        let answer = raw(pod.metrics, &format!("{line} HTTP/1.1\r\n{length}{end}")).await;
+        assert!(answer.starts_with("HTTP/1.1 404"), "{line}: {answer}");
+    }
+    let smuggled = "POST /quitquitquit HTTP/1.1\r\ncontent-length: 0\r\n";
+    for request in [
+        format!("GET /stats/prometheus HTTP/1.1\r\nx-envoy-original-path: /quitquitquit\r\n{end}"),
+        format!("GET /stats/prometheus HTTP/1.1\r\nhost: x\r\n\r\n{smuggled}{end}"),
+        format!(
+            "GET /stats/prometheus HTTP/1.1\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\nhost: x\r\n\r\n0\r\n\r\n{smuggled}{end}"
+        ),
+    ] {
+        raw(pod.metrics, &request).await;
+        assert_eq!(
+            pod.envoy.admin.get("/ready").await.body,
+            "LIVE\n",
+            "{request}"
+        );
+    }
+}
+
+/// What the kubelet asks before it restarts Envoy.
+async fn livez_stays_in_a_drain_and_without_a_backend(build: Build) {
+    let pod = Pod::start(build).await;
+    let prober = Prober::https2(pod.port);
+    prober.wait_for(503).await;
+    assert_eq!(prober.get("/livez").await.status, 200);
+    let _backend = Backend::start(pod.backend).await;
+    prober.wait_for(200).await;
+    pod.envoy.post("/healthcheck/fail").await;
+    prober.wait_for(503).await;
+    assert_eq!(prober.get("/livez").await.status, 200);
+    let graceful = pod.envoy.post("/drain_listeners?graceful").await;
+    assert_eq!(graceful.status, 200);
+    assert_eq!(prober.get("/livez").await.status, 200);
+}
