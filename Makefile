@@ -85,7 +85,7 @@ test-gke: gke module envoy gke-tools
 	PYTHONPATH=$(CURDIR)/.tools/python python3 e2e/manifests/check.py $(ENVOY)
 
 # envoy/gke on the cluster of the current kubectl context, whose pods' addresses must be reachable from here: see
-# docs/kubernetes.md. KUBECTL and LOAD_IMAGE for a cluster that is not kind's; VARIANT for one variant.
+# docs/dev/kubernetes.md. KUBECTL and LOAD_IMAGE for a cluster that is not kind's; VARIANT for one variant.
 VARIANT :=
 
 test-kubernetes: gke module echo-server envoy gke-tools
@@ -179,11 +179,11 @@ release-files: wasm echo-server
 version:
 	@sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1
 
-# Writes docs/rehearsal.md: what each way of answering /healthz costs callers behind a load balancer.
+# Writes docs/dev/rehearsal.md: what each way of answering /healthz costs callers behind a load balancer.
 rehearsal: build
 	target/debug/rehearsal
 
-# Writes docs/bench.md and its plots. BENCH=--quick: a few minutes, and no claim about time.
+# Writes docs/dev/bench.md and its plots. BENCH=--quick: a few minutes, and no claim about time.
 bench: build bench-tools
 	$(if $(BENCH),,cargo build --quiet --locked --release --package echo-server)
 	target/debug/bench $(BENCH)
@@ -239,7 +239,7 @@ doctor-page:
 # Writes book/, whose links to the repository's files work in this folder.
 docs:
 	@command -v mdbook >/dev/null || cargo install --quiet --locked --no-default-features mdbook@$(MDBOOK)
-	mdbook build
+	mdbook build docs
 
 build: wasm trap module panicking-module envoy
 	cargo build --quiet --locked --workspace

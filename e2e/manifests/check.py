@@ -366,7 +366,7 @@ def check_answers(envoy, ports):
 def check_command(kinds):
     """Without --server-side kubectl puts a copy of each document into an annotation, of 256 KiB at most."""
     if max(len(json.dumps(document)) for document in kinds.values()) > 256 * 1024:
-        for file in (GKE / "kustomization.yaml", ROOT / "docs/kubernetes.md"):
+        for file in (GKE / "kustomization.yaml", ROOT / "docs/gke.md"):
             commands = re.findall(r"kubectl apply.* -k", file.read_text())
             assert set(commands) == {"kubectl apply --server-side -k"}, f"{file.name}: {commands}"
 

@@ -1,7 +1,8 @@
 //! The documents: each relative link and its anchor lead somewhere, each `make X` is a target of the
-//! Makefile, and each file that is named in backticks is there. `make lint` runs this.
+//! Makefile, each file that is named in backticks is there, what is quoted is in the file or the code that it is
+//! quoted from, all pages are found from README, and none has grown too long. `make lint` runs this.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -79,10 +80,11 @@ fn add_paths(folder: &Path, built: &[PathBuf], paths: &mut HashSet<PathBuf>) {
     }
 }
 
-/// README.md and all others of the root, and those of `docs/`.
+/// README.md and all others of the root, and those of `docs/` and `docs/dev/`.
 fn documents() -> Vec<PathBuf> {
     let mut documents = Vec::new();
-    for folder in [root().to_owned(), root().join("docs")] {
+    for folder in ["", "docs", "docs/dev"] {
+        let folder = root().join(folder);
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "md") {
@@ -186,18 +188,180 @@ fn documents_name_what_is_there() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// README is read by everybody: what not everybody needs is in `docs/`.
+/// README is read by everybody: what not everybody needs is in `docs/`. Nobody reads a book, either: not
+/// counted are the doctor's rules, which are generated, README in Japanese, mdBook's list of pages, and what is
+/// for contributors.
 #[test]
-fn readme_is_short() {
-    let bytes = fs::metadata(root().join("README.md")).unwrap().len();
-    assert!(bytes <= 8 * 1024, "README.md has {bytes} bytes");
+fn pages_are_short() {
+    let size = |path: &Path| fs::metadata(path).unwrap().len();
+    let readme = size(&root().join("README.md"));
+    assert!(readme <= 6 * 1024, "README.md has {readme} bytes");
+    let pages = documents();
+    let pages = pages.iter().filter(|page| {
+        page.parent().unwrap().ends_with("docs")
+            && !["doctor.md", "README.ja.md", "SUMMARY.md"]
+                .iter()
+                .any(|name| page.ends_with(name))
+    });
+    let all: u64 = pages.map(|page| size(page)).sum();
+    assert!(all <= 60 * 1024, "docs/*.md have {all} bytes");
+}
+
+/// Where a document's links lead, without anchors.
+fn links(document: &Path) -> Vec<PathBuf> {
+    let text = fs::read_to_string(document).unwrap();
+    let link = Regex::new(r"\]\(([^)\s#]+)").unwrap();
+    let targets = link.captures_iter(&text);
+    targets
+        .filter_map(|found| document.with_file_name(&found[1]).canonicalize().ok())
+        .collect()
+}
+
+#[test]
+fn every_page_is_found_from_readme() {
+    let pages: BTreeSet<PathBuf> = documents()
+        .iter()
+        .map(|page| page.canonicalize().unwrap())
+        .filter(|page| !page.ends_with("SUMMARY.md")) // mdBook's
+        .collect();
+    let mut found = BTreeSet::from([root().join("README.md").canonicalize().unwrap()]);
+    let mut next: Vec<PathBuf> = found.iter().cloned().collect();
+    while let Some(page) = next.pop() {
+        for link in links(&page) {
+            if pages.contains(&link) && found.insert(link.clone()) {
+                next.push(link);
+            }
+        }
+    }
+    let lost: Vec<_> = pages.difference(&found).collect();
+    assert!(lost.is_empty(), "no link leads to {lost:?}");
+}
+
+/// Lines without what all of them are indented by.
+fn dedent(lines: &[&str]) -> Vec<String> {
+    let lines = lines.iter().map(|line| line.trim_end());
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let least = lines.clone().map(indent).min().unwrap_or(0);
+    lines.map(|line| line[least..].to_owned()).collect()
+}
+
+/// A block whose first line is `# envoy/FILE` is in that file, at any depth.
+#[test]
+fn quoted_configurations_are_in_their_files() {
+    let block = Regex::new(r"(?ms)^```yaml\n# (envoy/\S+)\n(.*?)^```$").unwrap();
+    let mut quoted = 0;
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        for found in block.captures_iter(&text) {
+            let file = fs::read_to_string(root().join(&found[1])).unwrap();
+            let file: Vec<_> = file.lines().collect();
+            let wanted = dedent(&found[2].lines().collect::<Vec<_>>());
+            let mut places = file.windows(wanted.len());
+            assert!(
+                places.any(|lines| dedent(lines) == wanted),
+                "{}: {} does not have\n{}",
+                document.display(),
+                &found[1],
+                &found[2]
+            );
+            quoted += 1;
+        }
+    }
+    assert!(quoted > 0);
+}
+
+/// All Rust sources of what runs in Envoy, as one text whose string literals are as they are written.
+fn sources() -> String {
+    fn add(folder: &Path, text: &mut String) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                add(&path, text);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                *text += &fs::read_to_string(&path).unwrap();
+            }
+        }
+    }
+    let mut text = String::new();
+    for folder in ["src", "core/src", "dynamic-module/src"] {
+        add(&root().join(folder), &mut text);
+    }
+    // A literal that goes on in the next line, and quotes within one.
+    let next_line = Regex::new(r"\\\n\s*").unwrap();
+    next_line.replace_all(&text, "").replace("\\\"", "\"")
+}
+
+/// The first column of the tables of `docs/troubleshooting.md` under these headings quotes log lines and refusals;
+/// `…` stands for what differs. Each piece of them is in the code.
+#[test]
+fn quoted_lines_are_in_the_code() {
+    const OTHERS: [&str; 6] = [
+        // Envoy's own, and examples of hosts.
+        "Failed to load dynamic module",
+        "no such field: 'metrics_namespace'",
+        "no such field: 'allow_paths'",
+        "ABI version v0.2.0 is deprecated",
+        "… 0/1 healthy: 127.0.0.1:9000 failed_active_hc",
+        "… 1/1 healthy, 2 needed",
+    ];
+    // serde's.
+    const SERDE: [&str; 3] = ["unknown field `", "`, expected one of ", "missing field"];
+    let page = fs::read_to_string(root().join("docs/troubleshooting.md")).unwrap();
+    let (_, page) = page.split_once("\n## Log lines: an endpoint\n").unwrap();
+    let span = Regex::new(r"``(.+?)``|`([^`]+)`").unwrap();
+    let code = sources();
+    let mut missing = Vec::new();
+    for row in page.lines().filter(|line| line.starts_with("| `")) {
+        let cell = row[2..].split(" | ").next().unwrap();
+        for found in span.captures_iter(cell) {
+            let line = found.get(1).or(found.get(2)).unwrap().as_str();
+            if OTHERS.contains(&line) {
+                continue;
+            }
+            for piece in line.split('…') {
+                if !SERDE.contains(&piece) && !code.contains(piece) {
+                    missing.push(piece.to_owned());
+                }
+            }
+        }
+    }
+    assert!(missing.is_empty(), "not in the code: {missing:#?}");
+}
+
+/// The table of fields has the bounds and defaults of the JSON Schema, which is made from the types.
+#[test]
+fn the_fields_are_those_of_the_schema() {
+    let schema = fs::read_to_string(root().join("envoy/config.schema.json")).unwrap();
+    let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
+    let page = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    let fields = schema["properties"].as_object().unwrap();
+    for (name, field) in fields {
+        let row = page
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{name}` |")))
+            .unwrap_or_else(|| panic!("no row for {name}"));
+        let cells: Vec<_> = row.split(" | ").collect();
+        if let Some(default) = field.get("default") {
+            let default = default.to_string();
+            assert_eq!(cells[2].trim_matches('`'), default, "{name}");
+        }
+        if let (Some(least), Some(most)) = (field.get("minimum"), field.get("maximum")) {
+            // refresh_interval_ms is bounded by another field.
+            let whole = format!("{least}..={most}");
+            let other = format!("{least}..=`max_age_ms`");
+            assert!(
+                [whole, other].iter().any(|bounds| cells[1] == bounds),
+                "{row}"
+            );
+        }
+    }
 }
 
 /// Each row: a text, and the fault that must be found in it, if any.
 #[test]
 fn each_kind_of_fault_is_found() {
     let rows = [
-        ("[x](README.md) [y](docs/faults.md#the-matrix)", ""),
+        ("[x](README.md) [y](docs/module.md#draining)", ""),
         ("## Which `max_age_ms`?\n[x](#which-max_age_ms)", ""),
         ("[x](https://example.com/no-such-page)", ""),
         ("[x](no-such.md)", "the link no-such.md leads nowhere"),
@@ -209,8 +373,8 @@ fn each_kind_of_fault_is_found() {
             "the link #no-such leads nowhere",
         ),
         (
-            "[x](docs/faults.md#no)",
-            "the link docs/faults.md#no leads nowhere",
+            "[x](docs/module.md#no)",
+            "the link docs/module.md#no leads nowhere",
         ),
         (
             "[x]\n\n[x]: no-such.md\n",

@@ -1,6 +1,6 @@
 //! What each load balancer's health check sends, to `envoy/envoy.yaml` and `envoy/module.yaml`
 //! with TLS: the rows of
-//! `docs/balancers.md`, with the backend up and down.
+//! `docs/load-balancers.md`, with the backend up and down.
 
 use e2e::Build;
 use e2e::backend::Backend;

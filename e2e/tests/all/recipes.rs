@@ -1,4 +1,4 @@
-//! `envoy/recipes.yaml`, which `docs/recipes.md` explains and quotes.
+//! `envoy/recipes.yaml`, which pages of `docs/` explain and quote.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -107,38 +107,6 @@ async fn exchange(port: u16, request: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     answer
-}
-
-/// The blocks of code in a language that `docs/recipes.md` shows.
-fn blocks(language: &str) -> Vec<String> {
-    let text = std::fs::read_to_string(root().join("docs/recipes.md")).unwrap();
-    let fence = format!("\n```{language}\n");
-    let blocks = text.split(&fence).skip(1);
-    blocks
-        .map(|block| block.split_once("\n```").unwrap().0.to_owned())
-        .collect()
-}
-
-/// Lines without what all of them are indented by.
-fn dedent(lines: &[&str]) -> Vec<String> {
-    let indent = |line: &&str| line.len() - line.trim_start().len();
-    let least = lines.iter().map(indent).min().unwrap_or(0);
-    lines.iter().map(|line| line[least..].to_owned()).collect()
-}
-
-#[test]
-fn the_documentation_quotes_the_file() {
-    let file = std::fs::read_to_string(root().join("envoy/recipes.yaml")).unwrap();
-    let file: Vec<_> = file.lines().collect();
-    let blocks = blocks("yaml");
-    assert!(!blocks.is_empty());
-    for block in blocks {
-        let wanted = dedent(&block.lines().collect::<Vec<_>>());
-        let found = file
-            .windows(wanted.len())
-            .any(|lines| dedent(lines) == wanted);
-        assert!(found, "recipes.yaml does not have\n{block}");
-    }
 }
 
 /// AWS's load balancer asks over HTTP/2 in the clear, by a gRPC call that no service has.

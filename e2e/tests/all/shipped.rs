@@ -36,9 +36,9 @@ fn examples() -> impl Iterator<Item = (&'static str, String)> {
 /// The one in README.md, which is whole.
 fn in_readme() -> String {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let (_, after) = readme.split_once("```yaml").unwrap();
+    let (_, after) = readme.split_once("```yaml\nadmin:").unwrap();
     let (config, _) = after.split_once("```").unwrap();
-    config.to_owned()
+    format!("\nadmin:{config}")
 }
 
 /// The lines of `stats_config`, as they stand.
@@ -54,7 +54,7 @@ fn the_examples_are_good() {
     let tags = stats_tags(&page);
     for (file, config) in examples() {
         let filters = config.matches("filters.http.wasm.v3.Wasm\n").count();
-        if filters > 0 && file != "README.md" {
+        if filters > 0 {
             assert!(
                 stats_tags(&config).is_some(),
                 "{file}: no labels in Prometheus"
@@ -69,6 +69,46 @@ fn the_examples_are_good() {
         let (good, log) = validate(&at_home(config));
         assert!(good, "{file}: {log}");
     }
+}
+
+/// README's eight lines for whom Envoy's own filter is enough, in its configuration.
+#[tokio::test]
+async fn envoys_own_filter_in_readme() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, after) = readme.split_once("```yaml\n").unwrap();
+    let (filter, _) = after.split_once("```").unwrap();
+    let lines = filter.lines().map(|line| format!("          {line}\n"));
+    let filter: String = lines.collect();
+    let config = in_readme();
+    let (before, rest) = config
+        .split_once("          - name: envoy-healthz\n")
+        .unwrap();
+    let (_, after) = rest.split_once("          - name: envoy.filters").unwrap();
+    let config = format!("{before}{filter}          - name: envoy.filters{after}");
+    let (before, rest) = config
+        .split_once("              - match: {path: /healthz}\n")
+        .unwrap();
+    let (_, after) = rest
+        .split_once("              - match: {prefix: /}\n")
+        .unwrap();
+    let mut config = format!("{before}              - match: {{prefix: /}}\n{after}");
+    let (port, admin, backend) = (free_port(), free_port(), free_port());
+    for (from, to) in [
+        (
+            "0.0.0.0, port_value: 8080",
+            format!("127.0.0.1, port_value: {port}"),
+        ),
+        ("port_value: 9901", format!("port_value: {admin}")),
+        ("port_value: 9000", format!("port_value: {backend}")),
+    ] {
+        assert!(config.contains(from), "README has no {from:?}");
+        config = config.replace(from, &to);
+    }
+    let _envoy = Envoy::start_text(&at_home(config), admin, &[]).await;
+    let prober = Prober::http(port);
+    prober.wait_for(503).await;
+    let _backend = Backend::start(backend).await;
+    prober.wait_for(200).await;
 }
 
 /// What listens on an address other than loopback is a listener, never the admin.

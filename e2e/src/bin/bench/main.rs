@@ -110,7 +110,11 @@ impl Plan {
 
     /// Where the report goes.
     fn folder(&self) -> PathBuf {
-        root().join(if self.quick { "target/bench" } else { "docs" })
+        root().join(if self.quick {
+            "target/bench"
+        } else {
+            "docs/dev"
+        })
     }
 
     /// Says on stderr how far it is.

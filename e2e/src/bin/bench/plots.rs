@@ -8,8 +8,7 @@ use plotters::prelude::*;
 use crate::Found;
 use crate::load::{Load, find};
 use crate::probes::OTHERS;
-use crate::statistics::median;
-use crate::subjects::{SUBJECTS, name};
+use crate::subjects::SUBJECTS;
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -36,34 +35,10 @@ pub fn draw_all(folder: &Path, found: &Found) -> Drawn {
         &GROUPS,
     )?;
     draw(
-        &folder.join("rate.svg"),
-        "probes answered a second, 50 connections (log scale)",
-        &rows(50, |load| load.per_second),
-        &GROUPS,
-    )?;
-    draw(
         &folder.join("cpu.svg"),
         "worker's CPU time a probe, 50 connections, µs (log scale)",
         &rows(50, |load| load.cpu),
         &GROUPS,
-    )?;
-    draw(
-        &folder.join("wrong.svg"),
-        "wrong answers, 50 connections, % (log scale; 0.1 is none)",
-        &rows(50, |load| {
-            0.1 + 100.0 * load.wrong as f64 / load.answers.max(1) as f64
-        }),
-        &GROUPS,
-    )?;
-    let delays = found.delays.iter();
-    let delays: Vec<Row> = delays
-        .map(|(subject, delays)| (name(&SUBJECTS, subject), vec![median(delays.clone())]))
-        .collect();
-    draw(
-        &folder.join("detection.svg"),
-        "from the backend's stop to the first 503, ms (log scale)",
-        &delays,
-        &["checks every 100 ms"],
     )
 }
 

@@ -9,14 +9,17 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-/// README's configuration, with the module in the place of the wasm build as README says.
+/// README's configuration, with the module instead of the wasm build as `docs/module.md` says.
 #[tokio::test]
-async fn the_one_in_readme() {
+async fn the_one_in_its_page() {
     module::folder();
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let mut blocks = readme.split("```yaml\n").skip(1);
-    let mut block = || blocks.next().unwrap().split_once("```").unwrap().0;
-    let (config, filter) = (block(), block());
+    let block = |page: &str, beginning: &str| {
+        let text = std::fs::read_to_string(root().join(page)).unwrap();
+        let (_, after) = text.split_once(&format!("```yaml\n{beginning}")).unwrap();
+        format!("{beginning}{}", after.split_once("```").unwrap().0)
+    };
+    let config = block("README.md", "admin:");
+    let filter = block("docs/module.md", "# envoy/module.yaml\n");
     let (before, after) = config
         .split_once("          - name: envoy-healthz\n")
         .unwrap();
