@@ -75,7 +75,7 @@ fn metrics_listener(text: &str) -> &str {
     &text[start..][..text[start..].find("\n\n").unwrap()]
 }
 
-const ADMIN: [&str; 4] = [
+const ADMIN: [&str; 3] = [
     r#"- {exact: "/stats/prometheus?filter=healthz%7Cserver.(live%7Cuptime)%7Cmembership_"}"#,
     "- {exact: /healthcheck/fail}",
     r#"- {exact: "/drain_listeners?graceful"}"#,
@@ -114,9 +114,8 @@ fn the_wasm_file_is_envoy_yaml_but_for_these_lines() {
 fn the_module_file_is_module_yaml_but_for_these_lines() {
     let allowed = ["allow_paths:", "- {exact: /ready}"];
     let new = [
-        &ADMIN[..1],
-        &allowed,
-        &ADMIN[1..],
+        &allowed[..],
+        &ADMIN,
         &[
             "- {path: /livez, clusters: []}",
             "- match: {path: /livez}",
