@@ -13,14 +13,7 @@
 //!    verdict. It knows nothing of the admin: the dynamic module judges and answers by it as well.
 //! 5. [`recorder`] keeps what was answered last, and says what is new: in the log, and by [`metrics`].
 //!
-//! | to change | look at |
-//! |---|---|
-//! | a health flag | `core/src/flags.rs` |
-//! | a configuration field | `core/src/config.rs` for endpoints, `core/src/config/wasm.rs` for the rest; `module.rs` beside it for the dynamic module |
-//! | the form of an answer | `core/src/request.rs` for who gets it, `core/src/answer.rs` for what it is |
-//! | a source of counts | the trait in `core/src/view.rs`; the admin's is in `src/admin/pages.rs` |
-//! | what is logged, and when | `core/src/state.rs` |
-//! | a metric | `src/metrics.rs` for counters, `src/recorder.rs` for gauges; `dynamic-module/src/stats.rs` |
+//! What to change where: the table in CONTRIBUTING.md.
 
 pub mod envoy;
 

@@ -694,11 +694,8 @@ fn a_listener_for_probers_makes_up_for_the_other() {
 
 #[test]
 fn lua_and_the_article() {
-    let page = fs::read_to_string(cases().join("../../docs/from-lua.md")).unwrap();
-    let (_, block) = page.split_once("```yaml\n").unwrap();
-    let (start, _) = block.split_once("```").unwrap();
+    let start = fs::read_to_string(cases().join("lua.yaml")).unwrap();
     let report = check("envoy.yaml", start.as_bytes(), &Options::default()).unwrap();
-    // The page's steps 3 (TLS), 4 (the admin) and 5 (the cluster).
     assert_eq!(ids(&report), ["HZ501", "HZ205", "HZ104", "HZ107"]);
     let endpoint = &report.endpoints[0];
     assert_eq!(

@@ -25,7 +25,7 @@ pub const RULES: [Rule; 6] = [
         title: "another's admin",
         severity: "error",
         when: "The admin cluster's endpoint is not `admin.address` (0.0.0.0 fits any; pipes are compared).",
-        then: "503 for ever; if another Envoy listens there and has a cluster of that name: 200 for ever, own backend dead",
+        then: "503 for ever; or, if another Envoy's admin is there and has a cluster of the backend's name, that one's health: 200 although your backend is dead",
         measured: "503 for ever; with another Envoy there: 200 for ever, own backend dead.",
         unless: "",
         set: "the address of admin in the cluster's endpoint",

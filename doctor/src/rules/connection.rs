@@ -13,10 +13,10 @@ pub const RULES: [Rule; 7] = [
         title: "no HTTP/2",
         severity: "warning; error for google-http2 and alb-grpc, silent for other probers",
         when: "The listener's `DownstreamTlsContext` has no `h2` in `alpn_protocols`.",
-        then: "no HTTP/2: Google's HTTP2 check and gRPC clients fail",
+        then: "no HTTP/2: Google's HTTP2 check and gRPC clients fail; HTTP/1.1 works",
         measured: "\"No ALPN negotiated\"; HTTP/1.1 works.",
         unless: "Nobody wants HTTP/2 of this listener.",
-        set: "alpn_protocols: [h2, http/1.1]",
+        set: "common_tls_context: {alpn_protocols: [h2, http/1.1]}, beside what is there",
         check: Check::Reach(no_h2),
     },
     Rule {

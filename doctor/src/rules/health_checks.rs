@@ -45,10 +45,10 @@ pub const RULES: [Rule; 6] = [
         title: "the port is checked, not the service",
         severity: "warning",
         when: "`tcp_health_check` without `receive`, on a cluster that speaks HTTP/2.",
-        then: "a backend that hangs: 200 for ever, for the kernel takes its connections",
+        then: "a backend that hangs still accepts connections: /healthz is 200 for ever",
         measured: "Backend stopped by SIGSTOP: 200 for ever, calls DEADLINE_EXCEEDED. With a gRPC check: 503 after 4.0 s.",
         unless: "A service without a health service: `# doctor: ignore HZ107 no health service`.",
-        set: "grpc_health_check: {} if the service has grpc.health.v1.Health; else keep it: # doctor: ignore HZ107 no health service",
+        set: "grpc_health_check: {} instead of tcp_health_check, if the service has grpc.health.v1.Health; otherwise end this line with: # doctor: ignore HZ107 no health service",
         check: Check::Whole(port_check),
     },
     Rule {
@@ -96,18 +96,18 @@ fn no_traffic_interval<'t>(case: &Case<'t>) -> Vec<Finding<'t>> {
             .find(|field| check.seconds(field) == Some(times.idle_interval));
         let what = match field {
             Some(field) => format!(
-                "{}: {field} is {}, until its first call",
+                "{}: {field} is {}, which holds until Envoy sends it a first request",
                 ours.title(),
                 seconds(times.idle_interval)
             ),
             None => format!(
-                "{}: no_traffic_interval is 60 s (the default), until its first call",
+                "{}: no_traffic_interval is 60 s (the default), which holds until Envoy sends it a first request",
                 ours.title()
             ),
         };
         let back = check.number("healthy_threshold").unwrap_or(1.0) * times.idle_interval;
         let then = format!(
-            "200 up to {} after a stop; 503 up to {} after a start, while no call has come",
+            "until then /healthz is late: still 200 up to {} after a stop, still 503 up to {} after a start",
             seconds(times.idle_stop),
             seconds(back)
         );

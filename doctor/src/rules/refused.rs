@@ -29,12 +29,15 @@ const FILTERS: [(&str, Look); 9] = [
     ("http.jwt_authn.v3.JwtAuthentication", jwt_authn),
     ("http.basic_auth.v3.BasicAuth", |_| {
         Some(Refuses::Always(
-            "refuses who has no password",
+            "refuses requests without a password",
             "401 for ever",
         ))
     }),
     ("http.api_key_auth.v3.ApiKeyAuth", |_| {
-        Some(Refuses::Always("refuses who has no key", "401 for ever"))
+        Some(Refuses::Always(
+            "refuses requests without a key",
+            "401 for ever",
+        ))
     }),
     ("http.rbac.v3.RBAC", rbac),
     ("http.oauth2.v3.OAuth2", oauth2),
@@ -86,13 +89,16 @@ pub fn before<'t>(_: &Case<'t>, endpoint: &'t Endpoint<'t>) -> Vec<Finding<'t>> 
                 Finding::warning(filter, what(refuses)).then(then)
             }
         };
-        found.push(finding.set(format!("put it after {:?} in http_filters", endpoint.name)));
+        found.push(finding.set(format!(
+            "move it between {:?} and the router in http_filters",
+            endpoint.name
+        )));
     }
     found
 }
 
 fn jwt_authn(asked: &Asked<'_, '_>) -> Option<Refuses> {
-    let refuses = Refuses::Always("refuses who has no JWT", "401 for ever");
+    let refuses = Refuses::Always("refuses requests without a JWT", "401 for ever");
     if let Some(route) = asked.per_route {
         if route.is_true("disabled") {
             return None;

@@ -86,6 +86,21 @@ fn end() -> String {
         .fold(START.to_owned(), |config, step| apply(&config, step))
 }
 
+/// The doctor names what the steps change, and nothing once they are taken.
+#[test]
+fn the_doctor_names_what_the_steps_change() {
+    let found = |config: &str| {
+        let options = healthz_doctor::Options::default();
+        let report = healthz_doctor::check("envoy.yaml", config.as_bytes(), &options).unwrap();
+        let findings = report.findings.iter();
+        findings.map(|found| found.id).collect::<Vec<_>>()
+    };
+    let start = ["HZ501", "HZ205", "HZ104", "HZ102", "HZ103", "HZ107"];
+    assert_eq!(found(START), start);
+    // A note: the metrics' labels, for which step 7 leads to another page.
+    assert_eq!(found(&end()), ["HZ502"]);
+}
+
 /// What openssl says of a handshake that offers `h2`.
 pub fn alpn(port: u16) -> String {
     let output = std::process::Command::new("openssl")

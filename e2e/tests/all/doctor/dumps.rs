@@ -7,14 +7,12 @@ use super::{Case, findings, findings_of_dump};
 /// Configurations with more than one finding, and the shipped ones without any.
 #[tokio::test]
 async fn a_dump_gives_the_same_findings_as_the_file() {
-    let page = std::fs::read_to_string(e2e::root().join("docs/from-lua.md")).unwrap();
-    let (_, block) = page.split_once("```yaml\n").unwrap();
-    let (start, _) = block.split_once("```").unwrap();
+    let lua = std::fs::read_to_string(e2e::root().join("doctor/cases/lua.yaml")).unwrap();
     let shipped =
         |name: &str| std::fs::read_to_string(e2e::root().join("envoy").join(name)).unwrap();
     let local = &[("address: app", "address: 127.0.0.1")][..];
     for (name, text, changes) in [
-        ("from-lua", start.to_owned(), local),
+        ("lua.yaml", lua, local),
         ("envoy.yaml", shipped("envoy.yaml"), local),
         ("module.yaml", shipped("module.yaml"), local),
         (
