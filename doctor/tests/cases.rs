@@ -694,7 +694,7 @@ fn a_listener_for_probers_makes_up_for_the_other() {
 
 #[test]
 fn lua_and_the_article() {
-    let start = fs::read_to_string(cases().join("lua.yaml")).unwrap();
+    let start = fs::read_to_string(cases().join("../tests/lua.yaml")).unwrap();
     let report = check("envoy.yaml", start.as_bytes(), &Options::default()).unwrap();
     assert_eq!(ids(&report), ["HZ501", "HZ205", "HZ104", "HZ107"]);
     let endpoint = &report.endpoints[0];

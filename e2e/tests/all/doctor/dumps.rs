@@ -7,7 +7,7 @@ use super::{Case, findings, findings_of_dump};
 /// Configurations with more than one finding, and the shipped ones without any.
 #[tokio::test]
 async fn a_dump_gives_the_same_findings_as_the_file() {
-    let lua = std::fs::read_to_string(e2e::root().join("doctor/cases/lua.yaml")).unwrap();
+    let lua = std::fs::read_to_string(e2e::root().join("doctor/tests/lua.yaml")).unwrap();
     let shipped =
         |name: &str| std::fs::read_to_string(e2e::root().join("envoy").join(name)).unwrap();
     let local = &[("address: app", "address: 127.0.0.1")][..];
