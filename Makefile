@@ -224,12 +224,12 @@ ARROWS := set -e; \
 DOCTOR_TARGET ?= $(MUSL)
 DOCTOR := healthz-doctor$(if $(filter $(shell uname -m)-%,$(DOCTOR_TARGET)),,-$(firstword $(subst -, ,$(DOCTOR_TARGET))))
 
-doctor: .tools/zig
+doctor:
 	rustup target add $(DOCTOR_TARGET) 2>/dev/null
-	RUSTFLAGS="$(REMAP)" CARGO_ZIGBUILD_ZIG_PATH=$(CURDIR)/.tools/zig/ziglang/zig .tools/zig/bin/cargo-zigbuild zigbuild \
-	  --quiet --locked --package healthz-doctor --profile module --target $(DOCTOR_TARGET)
+	RUSTFLAGS="$(REMAP)" CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=rust-lld \
+	  cargo build --quiet --locked --package healthz-doctor --profile doctor --target $(DOCTOR_TARGET)
 	@mkdir -p dist
-	install target/$(DOCTOR_TARGET)/module/healthz-doctor dist/$(DOCTOR)
+	install target/$(DOCTOR_TARGET)/doctor/healthz-doctor dist/$(DOCTOR)
 	@echo dist/$(DOCTOR)
 
 # Writes docs/doctor.md from the doctor's table of rules.
