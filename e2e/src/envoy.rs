@@ -289,7 +289,7 @@ pub fn at_home(config: String) -> String {
         config = config.replace(file, &wasm().display().to_string());
     }
     if version().starts_with("1.36.")
-        && let Some((before, rest)) = config.split_once("  allow_paths:\n")
+        && let Some((before, rest)) = config.split_once("  allow_paths:")
     {
         // Envoy 1.36 does not know allow_paths.
         let (_, after) = rest.split_once("\n\n").expect("an empty line after admin");
