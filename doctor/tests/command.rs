@@ -221,7 +221,7 @@ fn annotations_of_github_are_one_line_each() {
     );
     assert!(
         lines[0].ends_with(
-            "%0Athen: 401 for ever%0Aset: put it after \"envoy-healthz\" in http_filters"
+            "%0Athen: 401 for ever%0Aset: move it between \"envoy-healthz\" and the router in http_filters"
         )
     );
     assert!(
