@@ -135,7 +135,7 @@ impl Recorder {
                 let mut line = format!("admin unavailable: {}", fault.cause());
                 if bridged {
                     let limit = self.max_stale.as_millis();
-                    line += &format!("; the last snapshot answers until it is {limit} ms old");
+                    line += &format!("; answering from the last snapshot for up to {limit} ms");
                 }
                 self.log(envoy, Level::Warn, &line);
             }
@@ -162,7 +162,7 @@ impl Recorder {
                 if is_first_to_log(envoy, flag) {
                     let address = &host.address;
                     let line = format!(
-                        "unknown health flag {flag:?} at {address}: not counted as healthy"
+                        "unknown health flag {flag:?} at {address}: host treated as unhealthy; this Envoy is newer than the filter"
                     );
                     self.log(envoy, Level::Warn, &line);
                 }
