@@ -64,7 +64,7 @@ fn rows() -> Vec<Row> {
     };
     let timeout = "/clusters did not answer within admin_timeout_ms";
     let cut_off = "the reply to /clusters was lost after its headers: cut off";
-    let refused = "cannot reach the admin through admin_cluster (/clusters: 503)";
+    let refused = "cannot reach the admin through cluster \"admin_NAME\" (/clusters: 503)";
     let foreign = "/clusters answered 200 with a text that is not Envoy's";
     let not_sent = "has no host, or its circuit breaker is open";
     let part = b"c::127.0.0.1:9000::health_fl";
@@ -372,7 +372,8 @@ async fn play(
 /// The log says when this began and when it ended, once each, and the cause.
 async fn check_log(envoy: &Envoy, name: &str, cause: &str) {
     let own = format!("envoy-healthz[{name}]: ");
-    let mut lines = vec![(format!("/{name} is unhealthy: "), cause)];
+    let cause = &cause.replace("NAME", name);
+    let mut lines = vec![(format!("/{name} is unhealthy: "), cause.as_str())];
     // A whole page without our cluster is no fault of the admin's.
     if cause != UNKNOWN {
         lines.push(("admin unavailable: ".to_owned(), cause));

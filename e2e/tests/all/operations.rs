@@ -289,7 +289,7 @@ async fn an_admin_that_goes_and_comes_back_is_logged_once_each() {
         drop(fake);
         let gone = [
             "[warning]",
-            "envoy-healthz[default]: admin unavailable: cannot reach the admin through admin_cluster",
+            "envoy-healthz[default]: admin unavailable: cannot reach the admin through cluster \"local_admin\"",
         ];
         eventually("the admin is gone", async || {
             Prober::http(port).get("/healthz").await;
@@ -316,7 +316,8 @@ async fn an_admin_that_goes_and_comes_back_is_logged_once_each() {
             (envoy.stat(failed).await > 0).then_some(())
         })
         .await;
-        let cause = "/healthz is unhealthy: admin: cannot reach the admin through admin_cluster";
+        let cause =
+            "/healthz is unhealthy: admin: cannot reach the admin through cluster \"local_admin\"";
         assert_eq!(envoy.logged(&[cause]).len(), usize::from(max_stale == 0));
     }
 }
