@@ -30,7 +30,7 @@ help:
 	@echo "make test    every test"
 	@echo "make module  the filter as a native dynamic module"
 	@echo "make doctor  healthz-doctor, which checks configurations"
-	@echo "make test-compose  docker-compose.yml with a real Docker engine"
+	@echo "make test-compose  docker-compose.yml and Dockerfile with a real Docker engine"
 	@echo "make test-gke      the manifests of envoy/gke, rendered and validated"
 	@echo "make test-kubernetes  the same on your cluster (kind), under calls"
 	@echo "make rehearsal     two pods behind a load balancer: what each way costs"
@@ -74,6 +74,10 @@ test-compose: build dist
 	docker-compose build --quiet app && \
 	docker build --quiet --file envoy/mesh/Dockerfile --tag envoy-healthz/plugin dist && \
 	docker build --quiet --file envoy/mesh/module.Dockerfile --tag envoy-healthz/module dist && \
+	docker build --quiet --target wasm --build-arg RUST_IMAGE=$$(e2e/rust-image.sh) --tag envoy-healthz/wasm . && \
+	container=$$(docker create envoy-healthz/wasm none) && \
+	docker cp $$container:/envoy_healthz.wasm - | tar -xO | cmp - dist/envoy_healthz.wasm && \
+	docker rm $$container >/dev/null && echo "Dockerfile: the same wasm as ./wasm-build.sh" && \
 	ENVOY_IMAGE=$$(e2e/envoy-image.sh $(ENVOY_VERSION) $(ENVOY)) && export ENVOY_IMAGE && \
 	cargo test --locked --package e2e --test compose -- --nocapture
 
