@@ -13,7 +13,7 @@
 //!    verdict. It knows nothing of the admin: the dynamic module judges and answers by it as well.
 //! 5. [`recorder`] keeps what was answered last, and says what is new: in the log, and by [`metrics`].
 //!
-//! What to change where: the table in CONTRIBUTING.md.
+//! What to change where: the table in .github/CONTRIBUTING.md.
 
 pub mod envoy;
 
