@@ -8,10 +8,11 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use e2e::config::{Cds, bootstrap, cluster, healthz_with, listener};
+use e2e::config::{bootstrap, cluster, healthz_with, listener};
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin, HEALTHY, envoy_with_fake};
 use e2e::prober::Prober;
+use e2e::xds::Cds;
 use e2e::{eventually, free_port};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -70,7 +71,7 @@ fn rows() -> Vec<Row> {
     let part = b"c::127.0.0.1:9000::health_fl";
     let inside = "ends inside a line";
     let other = b"other_c::127.0.0.1:9000::health_flags::healthy\n";
-    let mut no_requests = cluster("", &[("127.0.0.1", 1)]);
+    let mut no_requests = cluster("", &[1]);
     no_requests["circuit_breakers"] = json!({"thresholds": [{"max_requests": 0}]});
     let changed = |given| How::Cluster(Some(given));
     vec![
@@ -148,7 +149,7 @@ fn named(name: &str, mut cluster: Value) -> Value {
 }
 
 fn admin_at(name: &str, port: u16) -> Value {
-    let mut admin = named(name, cluster("", &[("127.0.0.1", port)]));
+    let mut admin = named(name, cluster("", &[port]));
     // The call's own timeout comes first.
     admin["connect_timeout"] = json!("60s");
     admin
@@ -329,18 +330,18 @@ async fn play(
     let (admin, neighbour) = (free_port(), free_port());
     let neighbours = FakeAdmin::start(sound()).await;
     let filter_of_neighbour = filter("neighbour", e2e::DEADLINE, Duration::ZERO);
-    let mut listeners = vec![listener(neighbour, filter_of_neighbour)];
+    let mut listeners = vec![listener(neighbour, [filter_of_neighbour])];
     let mut clusters = vec![admin_at("neighbour", neighbours.port)];
     let mut running = Vec::new();
     for row in rows {
         let (port, admin_port) = (free_port(), free_port());
-        listeners.push(listener(port, filter(row.broken, timeout, max_stale)));
+        listeners.push(listener(port, [filter(row.broken, timeout, max_stale)]));
         clusters.push(admin_at(row.broken, admin_port));
         running.push((row, port, admin_port));
     }
     let mut config = bootstrap(admin, listeners, vec![]);
     let cds = Rc::new(RefCell::new(Cds::add_to(&mut config, clusters)));
-    let envoy = Envoy::start(&config, admin).await;
+    let envoy = Envoy::start(&config.to_string(), &[]).await;
     let mut checks = JoinSet::new();
     for (row, port, admin_port) in running {
         let (check, cds) = (check.clone(), Rc::clone(&cds));
@@ -512,7 +513,8 @@ async fn with_a_snapshot_at_hand_a_probe_does_not_wait_for_the_timeout() {
         let fields = json!({
             "admin_timeout_ms": 60000, "max_stale_ms": 600_000, "max_age_ms": max_age_ms,
         });
-        let (envoy, fake, port) = envoy_with_fake(sound(), "2", fields).await;
+        let (envoy, fake) = envoy_with_fake(sound(), "2", fields).await;
+        let port = envoy.port;
         assert_eq!(Prober::http(port).get("/healthz").await.status, 200);
         fake.change_to(Does::Hang);
         // A prober gives up after 10 s. Each has a connection of its own, to either worker.
@@ -532,7 +534,8 @@ async fn sixty_four_mib() {
     let line = [b'x'; 1023].into_iter().chain([b'\n']);
     let body: Vec<u8> = line.cycle().take(64 << 20).collect();
     let fields = json!({"admin_timeout_ms": 30000, "max_age_ms": 0, "max_stale_ms": 0});
-    let (envoy, fake, port) = envoy_with_fake(Does::Answer(200, body), "2", fields).await;
+    let (envoy, fake) = envoy_with_fake(Does::Answer(200, body), "2", fields).await;
+    let port = envoy.port;
     let prober = Prober::http(port);
     for _ in 0..3 {
         assert_eq!(prober.get("/healthz").await.status, 503);

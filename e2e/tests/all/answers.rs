@@ -45,8 +45,8 @@ async fn setup(build: Build) -> Setup {
         ],
     });
     let clusters = vec![
-        with_tcp_check(cluster("up", &[("127.0.0.1", live)])),
-        with_tcp_check(cluster("down", &[("127.0.0.1", dead)])),
+        with_tcp_check(cluster("up", &[live])),
+        with_tcp_check(cluster("down", &[dead])),
     ];
     let served = Served::start(build, &config, clusters).await;
     let host_failed = format!(": 127.0.0.1:{dead} failed_active_hc");
@@ -230,7 +230,7 @@ async fn a_body_is_not_waited_for(build: Build) {
             "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
         });
         let listeners = vec![build.listener(port, &config)];
-        let clusters = vec![cluster("c", &[("127.0.0.1", 1)])];
+        let clusters = vec![cluster("c", &[1])];
         let config = bootstrap_with_fake(admin, fake.port, listeners, clusters);
         (Served::of(&config, admin, port).await, fake)
     };

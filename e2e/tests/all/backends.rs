@@ -30,7 +30,7 @@ async fn follow(pair: &Pair, cluster: &str, flags: &str, status: u16) {
 
 async fn refused_and_hung(build: Build) {
     let port = free_port();
-    let checked = with_grpc_check(cluster("backend", &[("127.0.0.1", port)]));
+    let checked = with_grpc_check(cluster("backend", &[port]));
     let pair = Pair::start(build, vec![one_of("backend")], clusters(vec![checked])).await;
     follow(&pair, "backend", "/failed_active_hc", 503).await;
     let backend = Backend::start(port).await;
@@ -48,7 +48,7 @@ async fn refused_and_hung(build: Build) {
 /// it is the one that Envoy would give.
 async fn flapping_every_100_ms(build: Build) {
     let port = free_port();
-    let flapping = with_tcp_check(cluster("healthz", &[("127.0.0.1", port)]));
+    let flapping = with_tcp_check(cluster("healthz", &[port]));
     let pair = Pair::start(build, vec![one_of("healthz")], clusters(vec![flapping])).await;
     let sampler = Sampler::start(pair.built_in.clone()).await;
     let stop = Arc::new(AtomicBool::new(false));
@@ -76,7 +76,7 @@ async fn removed_and_added_again_by_cds(build: Build) {
     let dir = tempfile::tempdir().unwrap();
     let cds = dir.path().join("cds.json");
     let (_live, live) = TcpHost::on_free_port().await;
-    let mut given = with_tcp_check(cluster("given", &[("127.0.0.1", live)]));
+    let mut given = with_tcp_check(cluster("given", &[live]));
     given["@type"] = json!("type.googleapis.com/envoy.config.cluster.v3.Cluster");
     let write = |version: u64, resources: Vec<Value>| {
         let version = version.to_string();

@@ -78,17 +78,17 @@ async fn a_busy_main_thread_is_no_sick_backend(build: Build) {
         probers.push((row, Prober::http(port)));
     }
     let built_in = free_port();
-    listeners.push(listener(built_in, health_check("/healthz", "c", 1.0)));
+    listeners.push(listener(built_in, [health_check("/healthz", "c", 1.0)]));
     probers.push(("built-in", Prober::http(built_in)));
-    let others = (0..CLUSTERS).map(|nth| cluster(&format!("other_{nth}"), &[("127.0.0.1", 1)]));
+    let others = (0..CLUSTERS).map(|nth| cluster(&format!("other_{nth}"), &[1]));
     let mut clusters: Vec<_> = others.collect();
-    let mut checked = with_tcp_check(cluster("c", &[("127.0.0.1", backend)]));
+    let mut checked = with_tcp_check(cluster("c", &[backend]));
     // The checks stand still as well meanwhile, and must not time out for that: no filter could know
     // better.
     checked["health_checks"][0]["timeout"] = json!("600s");
     clusters.push(checked);
     let host = TcpHost::start(backend).await;
-    let envoy = Envoy::start(&bootstrap(admin, listeners, clusters), admin).await;
+    let envoy = Envoy::start(&bootstrap(admin, listeners, clusters).to_string(), &[]).await;
     let all_say = async |status: u16| {
         for (row, prober) in &probers {
             eventually(&format!("{row}: {status}"), async || {

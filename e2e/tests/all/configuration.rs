@@ -15,7 +15,7 @@ both_builds! {
 
 /// A filter is refused, by one line of ours that holds this one.
 pub(crate) fn check(filter: Value, line: &str) {
-    let listeners = vec![listener(10_000, filter)];
+    let listeners = vec![listener(10_000, [filter])];
     let (good, log) = validate(&bootstrap(10_001, listeners, vec![]).to_string());
     assert!(!good, "Envoy takes it: {line}");
     let ours: Vec<_> = log
@@ -47,7 +47,7 @@ async fn a_good_one_is_taken(build: Build) {
     let mut liveness = smallest();
     liveness["endpoints"][0]["clusters"] = json!([]);
     for configuration in [smallest(), named, odd, liveness] {
-        let listeners = vec![listener(10_000, build.filter(&configuration))];
+        let listeners = vec![listener(10_000, [build.filter(&configuration)])];
         let (good, log) = validate(&bootstrap(10_001, listeners, vec![]).to_string());
         assert!(good, "{configuration}: {log}");
     }

@@ -38,12 +38,12 @@ async fn draining_is_minded_endpoint_by_endpoint() {
     };
     let (admin, unsaid, minds, ignores) = (free_port(), free_port(), free_port(), free_port());
     let listeners = vec![
-        listener(unsaid, filter(None)),
-        listener(minds, filter(Some(true))),
-        listener(ignores, filter(Some(false))),
+        listener(unsaid, [filter(None)]),
+        listener(minds, [filter(Some(true))]),
+        listener(ignores, [filter(Some(false))]),
     ];
-    let clusters = vec![cluster("c", &[("127.0.0.1", 1)])];
-    let envoy = Envoy::start(&bootstrap(admin, listeners, clusters), admin).await;
+    let clusters = vec![cluster("c", &[1])];
+    let envoy = Envoy::start(&bootstrap(admin, listeners, clusters).to_string(), &[]).await;
     // For each filter: the status of an endpoint that says nothing, while Envoy is draining.
     let filters = [(unsaid, 503), (minds, 503), (ignores, 200)];
     let rows = |default: u16| {
@@ -85,7 +85,7 @@ async fn calls(envoy: &Envoy, cluster: &str) -> u64 {
 #[tokio::test]
 async fn a_liveness_endpoint_asks_nothing_it_does_not_need() {
     let fake = FakeAdmin::start(Does::Hang).await;
-    let clusters = vec![cluster("fake", &[("127.0.0.1", fake.port)])];
+    let clusters = vec![cluster("fake", &[fake.port])];
     let (admin, lost, silent, ready) = (free_port(), free_port(), free_port(), free_port());
     let filter = |name: &str, admin_cluster: &str, endpoints: Value| {
         healthz(&json!({
@@ -101,13 +101,13 @@ async fn a_liveness_endpoint_asks_nothing_it_does_not_need() {
     let listeners = vec![
         listener(
             lost,
-            filter("lost", "nowhere", json!([livez, drains, service])),
+            [filter("lost", "nowhere", json!([livez, drains, service]))],
         ),
-        listener(silent, filter("silent", "fake", json!([livez]))),
-        listener(ready, filter("ready", "fake", json!([livez, drains]))),
+        listener(silent, [filter("silent", "fake", json!([livez]))]),
+        listener(ready, [filter("ready", "fake", json!([livez, drains]))]),
     ];
     let config = bootstrap(admin, listeners, clusters);
-    let envoy = Envoy::start(&config, admin).await;
+    let envoy = Envoy::start(&config.to_string(), &[]).await;
 
     // An admin that is not there, and one that hangs.
     for _ in 0..20 {
@@ -135,7 +135,7 @@ async fn a_liveness_endpoint_asks_nothing_it_does_not_need() {
 #[tokio::test]
 async fn a_liveness_endpoint_alone_never_calls() {
     let fake = FakeAdmin::start(Does::Answer(200, HEALTHY.to_vec())).await;
-    let clusters = vec![cluster("fake", &[("127.0.0.1", fake.port)])];
+    let clusters = vec![cluster("fake", &[fake.port])];
     let (admin, port) = (free_port(), free_port());
     let filter = healthz(&json!({
         "admin_cluster": "fake", "max_age_ms": 50, "refresh_interval_ms": 50,
@@ -144,8 +144,8 @@ async fn a_liveness_endpoint_alone_never_calls() {
             {"path": "/healthz/alive", "clusters": [], "fail_when_draining": false},
         ],
     }));
-    let config = bootstrap(admin, vec![listener(port, filter)], clusters);
-    let envoy = Envoy::start(&config, admin).await;
+    let config = bootstrap(admin, vec![listener(port, [filter])], clusters);
+    let envoy = Envoy::start(&config.to_string(), &[]).await;
     for _ in 0..100 {
         for path in ["/livez", "/healthz/alive"] {
             let answer = Prober::http(port).get(path).await;
@@ -167,7 +167,7 @@ async fn a_liveness_endpoint_alone_never_calls() {
 async fn each_line_of_the_log_carries_its_filters_name() {
     const BRAND_NEW: &[u8] = b"c::127.0.0.1:9000::health_flags::/brand_new\n";
     let fake = FakeAdmin::start(Does::Answer(200, HEALTHY.to_vec())).await;
-    let clusters = vec![cluster("fake", &[("127.0.0.1", fake.port)])];
+    let clusters = vec![cluster("fake", &[fake.port])];
     let (admin, edge, inside, unnamed) = (free_port(), free_port(), free_port(), free_port());
     let filter = |name: Option<&str>| {
         let mut filter = json!({
@@ -180,13 +180,13 @@ async fn each_line_of_the_log_carries_its_filters_name() {
         healthz(&filter)
     };
     let listeners = vec![
-        listener(edge, filter(Some("edge"))),
-        listener(inside, filter(Some("in_side-1"))),
-        listener(unnamed, filter(None)),
+        listener(edge, [filter(Some("edge"))]),
+        listener(inside, [filter(Some("in_side-1"))]),
+        listener(unnamed, [filter(None)]),
     ];
     let config = bootstrap(admin, listeners, clusters);
     // One worker, which sees all changes: another one would look for them once a second.
-    let envoy = Envoy::start_text(&config.to_string(), admin, &["--concurrency", "1"]).await;
+    let envoy = Envoy::start(&config.to_string(), &["--concurrency", "1"]).await;
     let filters = [(edge, "edge"), (inside, "in_side-1"), (unnamed, "default")];
     let rows: [(_, _, &[&str]); 4] = [
         (

@@ -27,10 +27,10 @@ async fn no_answer_is_wrong_while_the_backend_stops_and_starts(build: Build) {
     });
     let listeners = vec![
         build.listener(ours, &filter),
-        listener(built_in, health_check("/healthz", "c", 1.0)),
+        listener(built_in, [health_check("/healthz", "c", 1.0)]),
     ];
-    let hosts = vec![with_tcp_check(cluster("c", &[("127.0.0.1", backend)]))];
-    let envoy = Envoy::start(&bootstrap(admin, listeners, hosts), admin).await;
+    let hosts = vec![with_tcp_check(cluster("c", &[backend]))];
+    let envoy = Envoy::start(&bootstrap(admin, listeners, hosts).to_string(), &[]).await;
 
     let begun = Instant::now();
     let sampler = Sampler::start(Prober::http(built_in)).await;

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use e2e::config::{
-    address, bootstrap, cluster, cluster_of_endpoints, health_check, listener_with_filters, quick,
+    address, bootstrap, cluster, cluster_of_endpoints, health_check, listener, quick,
     with_tcp_check,
 };
 use e2e::envoy::Envoy;
@@ -80,7 +80,7 @@ impl Pair {
             })
             .collect();
         let filter = json!({"max_age_ms": 0, "endpoints": endpoints});
-        let built_ins = rules
+        let built_ins: Vec<_> = rules
             .iter()
             .filter_map(|rule| {
                 let cluster = &rule.ours["clusters"][0];
@@ -92,10 +92,7 @@ impl Pair {
                 ))
             })
             .collect();
-        let listeners = vec![
-            build.listener(ours, &filter),
-            listener_with_filters(built_in, built_ins),
-        ];
+        let listeners = vec![build.listener(ours, &filter), listener(built_in, built_ins)];
         let mut config = bootstrap(admin, listeners, vec![]);
         change(&mut config);
         // The module knows what its worker knows, which by default may be a second late.
@@ -105,7 +102,7 @@ impl Pair {
         }
         Self {
             build,
-            envoy: Envoy::start(&config, admin).await,
+            envoy: Envoy::start(&config.to_string(), &[]).await,
             ours: Prober::http(ours),
             built_in: Prober::http(built_in),
         }
@@ -243,10 +240,10 @@ async fn active_checks(build: Build) {
             ),
         ],
         clusters(vec![
-            with_tcp_check(cluster("passing", &[("127.0.0.1", live)])),
-            with_tcp_check(cluster("failing", &[("127.0.0.1", free_port())])),
-            with_http_check(cluster("timing_out", &[("127.0.0.1", hung.port)])),
-            with_http_check(cluster("degraded", &[("127.0.0.1", degraded.port)])),
+            with_tcp_check(cluster("passing", &[live])),
+            with_tcp_check(cluster("failing", &[free_port()])),
+            with_http_check(cluster("timing_out", &[hung.port])),
+            with_http_check(cluster("degraded", &[degraded.port])),
         ]),
     )
     .await;
@@ -309,7 +306,7 @@ async fn discovered_health(build: Build) {
 
 async fn outlier_ejection(build: Build) {
     let host = FakeAdmin::start(Does::Answer(500, vec![])).await;
-    let mut ejecting = cluster("ejecting", &[("127.0.0.1", host.port)]);
+    let mut ejecting = cluster("ejecting", &[host.port]);
     ejecting["outlier_detection"] = json!({
         "consecutive_5xx": 1, "interval": "0.1s", "base_ejection_time": "300s", "max_ejection_percent": 100,
     });
@@ -339,7 +336,7 @@ async fn immediate_failure(build: Build) {
         _ => "HTTP/1.1 200 OK\r\nx-envoy-immediate-health-check-fail: true\r\ncontent-length: 0\r\n\r\n".to_owned(),
     }))
     .await;
-    let mut failing = with_http_check(cluster("failing", &[("127.0.0.1", host.port)]));
+    let mut failing = with_http_check(cluster("failing", &[host.port]));
     // One check, which may take its time while Envoy starts: the next would make it healthy again.
     failing["health_checks"][0]["timeout"] = json!("30s");
     failing["health_checks"][0]["interval"] = json!("300s");
@@ -415,7 +412,7 @@ async fn clusters_without_a_host(build: Build) {
         clusters(vec![
             cluster("empty", &[]),
             unresolvable,
-            cluster("mute", &[("127.0.0.1", mute.port)]),
+            cluster("mute", &[mute.port]),
         ])(config);
         config["dynamic_resources"] = json!({"cds_config": {
             "resource_api_version": "V3", "path_config_source": {"path": cds},
@@ -547,8 +544,8 @@ async fn several_clusters(build: Build) {
             rule("livez", json!({"clusters": []}), 1.0),
         ],
         clusters(vec![
-            cluster("up", &[("127.0.0.1", live)]),
-            with_tcp_check(cluster("down", &[("127.0.0.1", free_port())])),
+            cluster("up", &[live]),
+            with_tcp_check(cluster("down", &[free_port()])),
         ]),
     )
     .await;
@@ -576,7 +573,7 @@ async fn odd_names(build: Build) {
         .map(|(name, path)| json!({"path": path, "clusters": [name]}))
         .chain([json!({"path": "/part", "clusters": ["my"]})])
         .collect();
-    let clusters = names.map(|name| cluster(name, &[("127.0.0.1", 1)]));
+    let clusters = names.map(|name| cluster(name, &[1]));
     let served = Served::start(build, &json!({"endpoints": endpoints}), clusters.into()).await;
     for path in paths {
         served.wait_for(path, 200, "ok").await;
@@ -589,7 +586,7 @@ async fn draining_and_back(build: Build) {
     let pair = Pair::start(
         build,
         vec![one_of("up")],
-        clusters(vec![cluster("up", &[("127.0.0.1", live)])]),
+        clusters(vec![cluster("up", &[live])]),
     )
     .await;
     // The module's drain is Envoy's health_check filter, which says no more than its status.
@@ -626,7 +623,7 @@ async fn draining_and_back(build: Build) {
 async fn without_stats(build: Build) {
     let (_live, live) = TcpHost::on_free_port().await;
     let pair = Pair::start(build, vec![one_of("up")], |config| {
-        clusters(vec![cluster("up", &[("127.0.0.1", live)])])(config);
+        clusters(vec![cluster("up", &[live])])(config);
         config["stats_config"] = json!({"stats_matcher": {"reject_all": true}});
     })
     .await;
@@ -643,8 +640,8 @@ async fn requests(build: Build) {
         build,
         vec![one_of("up"), one_of("down")],
         clusters(vec![
-            cluster("up", &[("127.0.0.1", live)]),
-            with_tcp_check(cluster("down", &[("127.0.0.1", free_port())])),
+            cluster("up", &[live]),
+            with_tcp_check(cluster("down", &[free_port()])),
         ]),
     )
     .await;

@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use e2e::config::{
-    Lds, bootstrap, bootstrap_with_fake, cluster, healthz_with, listener, listener_with_filters,
-};
+use e2e::config::{bootstrap, bootstrap_with_fake, cluster, healthz_with, listener};
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin, HEALTHY};
 use e2e::prober::{Prober, probe_at_once};
 use e2e::truth::Seen;
+use e2e::xds::Lds;
 use e2e::{Build, eventually, free_port};
 use serde_json::{Value, json};
 
@@ -45,15 +44,15 @@ fn ours(build: Build, port: u16, path: &str) -> Value {
 /// again and again while workers are in it.
 async fn replaced_and_removed_under_load(build: Build) {
     let (admin, port, steady) = (free_port(), free_port(), free_port());
-    let clusters = vec![cluster("c", &[("127.0.0.1", 1)])];
+    let clusters = vec![cluster("c", &[1])];
     let mut config = bootstrap(admin, vec![], clusters);
-    let without = |port: u16| listener_with_filters(port, vec![]);
+    let without = |port: u16| listener(port, vec![]);
     let lds = Lds::add_to(
         &mut config,
         vec![ours(build, port, "/healthz"), without(steady)],
     );
     let arguments = ["--drain-time-s", "1"];
-    let envoy = Envoy::start_text(&config.to_string(), admin, &arguments).await;
+    let envoy = Envoy::start(&config.to_string(), &arguments).await;
     let stop = Arc::new(AtomicBool::new(false));
     let load: Vec<_> = [port, steady]
         .into_iter()
@@ -69,7 +68,7 @@ async fn replaced_and_removed_under_load(build: Build) {
             1 => without(port),
             _ => ours(build, port, "/readyz"),
         };
-        lds.replace(version, vec![listener, without(steady)]);
+        lds.replace(vec![listener, without(steady)]);
         taken(&envoy, version).await;
         let path = if version % 3 == 2 {
             "/readyz"
@@ -84,10 +83,10 @@ async fn replaced_and_removed_under_load(build: Build) {
         .await;
     }
     // All listeners go, and with them the last configuration that names the module.
-    lds.replace(12, vec![without(steady)]);
+    lds.replace(vec![without(steady)]);
     taken(&envoy, 12).await;
     gone(&envoy).await;
-    lds.replace(13, vec![ours(build, port, "/healthz"), without(steady)]);
+    lds.replace(vec![ours(build, port, "/healthz"), without(steady)]);
     taken(&envoy, 13).await;
     Prober::http(port).wait_for(200).await;
     stop.store(true, Ordering::Relaxed);
@@ -111,7 +110,7 @@ async fn stats_and_records_of_what_is_replaced(build: Build) {
     let mut config = bootstrap(admin, vec![], vec![cluster("c", &[])]);
     let lds = Lds::add_to(&mut config, vec![ours(build, port, "/healthz")]);
     let arguments = ["--drain-time-s", "1"];
-    let envoy = Envoy::start_text(&config.to_string(), admin, &arguments).await;
+    let envoy = Envoy::start(&config.to_string(), &arguments).await;
     Prober::http(port).wait_for(503).await;
     // An alert looks for this 0. The wasm build's gauges cannot go: they become 1.
     let alarm = async |path: &str, expected: bool| {
@@ -124,7 +123,7 @@ async fn stats_and_records_of_what_is_replaced(build: Build) {
     };
     alarm("/healthz", true).await;
 
-    lds.replace(1, vec![ours(build, port, "healthz")]);
+    lds.replace(vec![ours(build, port, "healthz")]);
     eventually("the bad update is refused", async || {
         let rejected = envoy.stat("listener_manager.lds.update_rejected").await;
         (rejected == 1).then_some(())
@@ -138,7 +137,7 @@ async fn stats_and_records_of_what_is_replaced(build: Build) {
     // gauge is there once the new one has been asked.
     let mut changed = ours(build, port, "/healthz");
     changed["per_connection_buffer_limit_bytes"] = json!(65536);
-    lds.replace(2, vec![changed]);
+    lds.replace(vec![changed]);
     taken(&envoy, 1).await;
     gone(&envoy).await;
     Prober::http(port).wait_for(503).await;
@@ -146,7 +145,7 @@ async fn stats_and_records_of_what_is_replaced(build: Build) {
     let line = "envoy-healthz[default]: /healthz is unhealthy";
     assert_eq!(envoy.logged(&[line]).len(), 1);
 
-    lds.replace(3, vec![ours(build, port, "/readyz")]);
+    lds.replace(vec![ours(build, port, "/readyz")]);
     taken(&envoy, 2).await;
     gone(&envoy).await;
     eventually("the new endpoint is asked", async || {
@@ -190,13 +189,12 @@ async fn replaced_listeners_leave_nothing_behind(build: Build) {
         ]
     };
     // What workers share of so many hosts would show, were it kept.
-    let hosts: Vec<_> = (1..=250).map(|nth| format!("127.0.1.{nth}")).collect();
-    let hosts: Vec<_> = hosts.iter().map(|host| (host.as_str(), 1)).collect();
+    let hosts: Vec<_> = (1..=250).collect();
     let mut config = bootstrap(admin, vec![], vec![cluster("c", &hosts)]);
     let lds = Lds::add_to(&mut config, given(0));
-    let envoy = Envoy::start_text(&config.to_string(), admin, &["--drain-time-s", "0"]).await;
+    let envoy = Envoy::start(&config.to_string(), &["--drain-time-s", "0"]).await;
     let update_to = async |version: u64| {
-        lds.replace(version, given(version));
+        lds.replace(given(version));
         taken(&envoy, version).await;
         gone(&envoy).await;
         for _ in 0..8 {
@@ -252,11 +250,11 @@ async fn an_update_of_the_listener_leaves_no_probe_waiting() {
     let (admin, port) = (free_port(), free_port());
     let given = |version: u64| {
         let fields = json!({"admin_timeout_ms": 10000, "max_age_ms": version});
-        vec![listener(port, healthz_with(&fields))]
+        vec![listener(port, [healthz_with(&fields)])]
     };
     let mut config = bootstrap_with_fake(admin, fake.port, vec![], vec![]);
     let lds = Lds::add_to(&mut config, given(0));
-    let envoy = Envoy::start(&config, admin).await;
+    let envoy = Envoy::start(&config.to_string(), &[]).await;
     let prober = Prober::http(port);
     prober.wait_for(200).await;
 
@@ -267,7 +265,7 @@ async fn an_update_of_the_listener_leaves_no_probe_waiting() {
             (envoy.stat(active).await > 0).then_some(())
         })
         .await;
-        lds.replace(version, given(version));
+        lds.replace(given(version));
         assert_eq!(waiting.await.unwrap(), [200; 20], "update {version}");
         taken(&envoy, version).await;
     }

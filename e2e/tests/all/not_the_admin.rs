@@ -52,7 +52,8 @@ async fn ready_is_believed_only_if_it_is_envoys_own() {
     let live = || Does::Respond(|_| answer(200, "LIVE\n"));
     for (respond, status) in rows {
         let fields = json!({"max_age_ms": 0, "endpoints": [{"path": "/healthz", "clusters": []}]});
-        let (envoy, fake, port) = envoy_with_fake(live(), "1", fields).await;
+        let (envoy, fake) = envoy_with_fake(live(), "1", fields).await;
+        let port = envoy.port;
         let prober = Prober::http(port);
         prober.wait_for(200).await;
         fake.change_to(Does::Respond(respond));
@@ -80,7 +81,8 @@ async fn a_503_in_other_words_is_silence() {
         "max_age_ms": 0, "max_stale_ms": 600_000,
         "endpoints": [{"path": "/healthz", "clusters": []}],
     });
-    let (_envoy, fake, port) = envoy_with_fake(live, "1", fields).await;
+    let (_envoy, fake) = envoy_with_fake(live, "1", fields).await;
+    let port = _envoy.port;
     let prober = Prober::http(port);
     prober.wait_for(200).await;
     for (respond, status) in [
@@ -114,7 +116,8 @@ async fn clusters_in_no_text_of_envoys() {
         "c healthy\n",
     ] {
         let fields = json!({"max_age_ms": 0});
-        let (envoy, fake, port) = envoy_with_fake(good(), "1", fields).await;
+        let (envoy, fake) = envoy_with_fake(good(), "1", fields).await;
+        let port = envoy.port;
         let prober = Prober::http(port);
         prober.wait_for(200).await;
         fake.change_to(Does::Answer(200, text.into()));

@@ -15,7 +15,7 @@ fn refuses_the_module() {
     let mut filter = module::filter_for("c");
     // It does not know this field either, and would refuse the configuration for it.
     filter["typed_config"]["dynamic_module_config"] = json!({"name": "envoy_healthz"});
-    let config = bootstrap(10_001, vec![listener(10_000, filter)], vec![]);
+    let config = bootstrap(10_001, vec![listener(10_000, [filter])], vec![]);
     let (exit, log) = validate_in(&config.to_string(), &[]);
     assert_eq!(exit.code(), Some(1), "{log}");
     let ours: Vec<_> = log

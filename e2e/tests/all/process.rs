@@ -41,8 +41,8 @@ async fn hot_restart_leaves_no_probe_without_an_answer(build: Build) {
         build.listener(port, &config)
     });
     let clusters = vec![
-        with_tcp_check(cluster("c", &[("127.0.0.1", live)])),
-        cluster("slow_admin", &[("127.0.0.1", slow_admin.port)]),
+        with_tcp_check(cluster("c", &[live])),
+        cluster("slow_admin", &[slow_admin.port]),
     ];
     let mut config = bootstrap(admin, listeners.into(), clusters);
     let clusters = config["static_resources"]["clusters"].as_array_mut();
@@ -65,7 +65,7 @@ async fn hot_restart_leaves_no_probe_without_an_answer(build: Build) {
             &times[..],
         ]
         .concat();
-        Envoy::start_text(&config.to_string(), admin, &arguments).await
+        Envoy::start(&config.to_string(), &arguments).await
     };
     let old = start("0", &config).await;
     Prober::http(port).wait_for(200).await;
@@ -88,7 +88,7 @@ async fn hot_restart_leaves_no_probe_without_an_answer(build: Build) {
     }
     // Envoy is not live before the first check of each host has ended.
     let mute = FakeAdmin::start(Does::Hang).await;
-    let mut late = with_grpc_check(cluster("late", &[("127.0.0.1", mute.port)]));
+    let mut late = with_grpc_check(cluster("late", &[mute.port]));
     late["health_checks"][0]["timeout"] = json!("3s");
     let mut slow_start = config.clone();
     let clusters = &mut slow_start["static_resources"]["clusters"];
@@ -142,10 +142,10 @@ impl Clock {
     }
 
     /// Starts an Envoy by this clock.
-    async fn start(&self, config: &Value, admin: u16) -> Envoy {
+    async fn start(&self, config: &Value, _admin: u16) -> Envoy {
         let file = self.dir.path().join("clock");
         let variables: [(&str, &Path); 2] = [("LD_PRELOAD", &self.library), ("CLOCK_STEP", &file)];
-        Envoy::start_in(&config.to_string(), admin, &[], &variables).await
+        Envoy::start_in(&config.to_string(), &[], &variables).await
     }
 }
 
@@ -158,7 +158,7 @@ async fn clock_steps(build: Build) {
         "refresh_interval_ms": 50,
         "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
     });
-    let clusters = vec![with_tcp_check(cluster("c", &[("127.0.0.1", host)]))];
+    let clusters = vec![with_tcp_check(cluster("c", &[host]))];
     let config = bootstrap(admin, vec![build.listener(port, &filter)], clusters);
     let mut clock = Clock::new();
     let envoy = clock.start(&config, admin).await;
@@ -226,7 +226,7 @@ async fn clock_set_back_while_the_admin_is_silent() {
             "max_age_ms": MAX_AGE.as_millis() as u64, "refresh_interval_ms": 50,
             "max_stale_ms": max_stale.as_millis() as u64,
         }));
-        let listeners = vec![listener(port, filter)];
+        let listeners = vec![listener(port, [filter])];
         let config = bootstrap_with_fake(admin, fake.port, listeners, vec![]);
         let mut clock = Clock::new();
         let _envoy = clock.start(&config, admin).await;

@@ -39,7 +39,7 @@ impl Trapping {
         let (admin, everywhere, one_route) = (free_port(), free_port(), free_port());
         let mut off = filter.clone();
         off["disabled"] = json!(true);
-        let mut one = listener(one_route, off);
+        let mut one = listener(one_route, [off]);
         let routes = &mut manager(&mut one)["route_config"]["virtual_hosts"][0]["routes"];
         let route = json!({
             "match": {"path": "/healthz"}, "direct_response": {"status": 503},
@@ -48,13 +48,13 @@ impl Trapping {
             }},
         });
         routes.as_array_mut().expect("routes").insert(0, route);
-        let mut all = listener(everywhere, filter);
+        let mut all = listener(everywhere, [filter]);
         // What bounds the wait of the probes that a trap has made the filter forget.
         manager(&mut all)["stream_idle_timeout"] = json!("3s");
         let config = bootstrap_with_fake(admin, fake.port, vec![all, one], vec![]);
         let arguments = ["--concurrency", workers];
         Self {
-            envoy: Envoy::start_text(&config.to_string(), admin, &arguments).await,
+            envoy: Envoy::start(&config.to_string(), &arguments).await,
             fake,
             everywhere: Prober::http(everywhere),
             one_route: Prober::http(one_route),

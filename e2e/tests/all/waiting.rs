@@ -104,10 +104,11 @@ impl Waiting {
         manager(&mut listener)["http_protocol_options"] = json!({"enable_trailers": true});
         change(&mut listener);
         let clusters = vec![
-            cluster("fake", &[("127.0.0.1", fake.port)]),
-            cluster("route", &[("127.0.0.1", route.port)]),
+            cluster("fake", &[fake.port]),
+            cluster("route", &[route.port]),
         ];
-        let envoy = Envoy::start(&bootstrap(admin, vec![listener], clusters), admin).await;
+        let envoy =
+            Envoy::start(&bootstrap(admin, vec![listener], clusters).to_string(), &[]).await;
         let waiting = Self {
             envoy,
             fake,

@@ -58,10 +58,10 @@ async fn json_and_yaml_are_the_same() {
         (first, Build::Module.filter(&config)),
         (second, module::filter_of_struct(&config)),
     ]
-    .map(|(port, filter)| module::with_network_filter(listener(port, filter)));
-    let clusters = vec![cluster("c", &[("127.0.0.1", 1)])];
+    .map(|(port, filter)| module::with_network_filter(listener(port, [filter])));
+    let clusters = vec![cluster("c", &[1])];
     let config = bootstrap(admin, listeners.into(), clusters);
-    let envoy = Envoy::start(&config, admin).await;
+    let envoy = Envoy::start(&config.to_string(), &[]).await;
     for port in [first, second] {
         let answer = Prober::http(port).get("/two?verbose").await;
         assert_eq!(

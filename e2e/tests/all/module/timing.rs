@@ -19,7 +19,7 @@ async fn a_new_host_is_not_announced_before_it_takes_calls() {
     let listener = module::with_network_filter(listener_with_routes(port, filters, routes));
     let config = bootstrap(admin, vec![listener], vec![with_tcp_check(eds.cluster())]);
     let one_worker = ["--concurrency", "1"];
-    let envoy = Envoy::start_text(&config.to_string(), admin, &one_worker).await;
+    let envoy = Envoy::start(&config.to_string(), &one_worker).await;
     let prober = Prober::http(port);
     let mut before_us = 0;
     for _ in 0..6 {
