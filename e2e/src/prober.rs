@@ -9,11 +9,13 @@ use tokio::net::TcpStream;
 
 use crate::{DEADLINE, eventually};
 
-/// A prober: every request that it makes asks one origin in one protocol.
+/// A prober: every request that it makes goes to one origin in one protocol.
 #[derive(Clone)]
 pub struct Prober {
     client: Client,
     origin: String,
+    /// Where it leads to.
+    pub port: u16,
 }
 
 /// The answer to a request.
@@ -32,27 +34,27 @@ pub struct Answer {
 impl Prober {
     /// HTTP/1.1 in the clear.
     pub fn http(port: u16) -> Self {
-        Self::new(
-            format!("http://127.0.0.1:{port}"),
-            Client::builder().http1_only(),
-        )
+        Self::new("http://127.0.0.1", port, Client::builder().http1_only())
+    }
+
+    /// HTTP/2 in the clear.
+    pub fn http2(port: u16) -> Self {
+        let client = Client::builder().http2_prior_knowledge();
+        Self::new("http://127.0.0.1", port, client)
     }
 
     /// HTTP/1.1 over TLS, the certificate not validated, as Google's probers do.
     pub fn https1(port: u16) -> Self {
-        Self::new(
-            format!("https://localhost:{port}"),
-            Client::builder().http1_only(),
-        )
+        Self::new("https://localhost", port, Client::builder().http1_only())
     }
 
     /// HTTP/2 over TLS by ALPN, the certificate not validated, as Google's probers do.
     pub fn https2(port: u16) -> Self {
         let client = Client::builder().http2_prior_knowledge();
-        Self::new(format!("https://localhost:{port}"), client)
+        Self::new("https://localhost", port, client)
     }
 
-    fn new(origin: String, client: reqwest::ClientBuilder) -> Self {
+    fn new(host: &str, port: u16, client: reqwest::ClientBuilder) -> Self {
         let client = client
             .danger_accept_invalid_certs(true)
             .no_proxy()
@@ -60,7 +62,12 @@ impl Prober {
             .timeout(Duration::from_secs(10))
             .build()
             .expect("a client");
-        Self { client, origin }
+        let origin = format!("{host}:{port}");
+        Self {
+            client,
+            origin,
+            port,
+        }
     }
 
     /// A request for this path, to be changed and sent.
@@ -72,6 +79,15 @@ impl Prober {
     /// GETs this path.
     pub async fn get(&self, path: &str) -> Answer {
         self.try_get(path).await.expect("an answer")
+    }
+
+    /// Sends a request with these headers.
+    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let request = self.request(method, path);
+        let request = headers.iter().fold(request, |request, (name, value)| {
+            request.header(*name, *value)
+        });
+        Answer::to(request).await.expect("an answer")
     }
 
     /// GETs this path; an error when no answer comes.
@@ -161,7 +177,9 @@ impl Connection {
     pub async fn receive(&mut self) -> String {
         let mut answer = Vec::new();
         let read = self.read_answer(&mut answer);
-        let _ = tokio::time::timeout(DEADLINE, read).await.expect("an end");
+        let _ = tokio::time::timeout(4 * DEADLINE, read)
+            .await
+            .expect("an end");
         String::from_utf8_lossy(&answer).into_owned()
     }
 

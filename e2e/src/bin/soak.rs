@@ -108,7 +108,7 @@ impl Soak {
                     while begun.elapsed() < length {
                         let prober = Prober::http(clear);
                         for _ in 0..20 {
-                            seen.push(Seen::ask(&prober).await);
+                            seen.push(Seen::probe(&prober).await);
                         }
                     }
                     seen
@@ -259,11 +259,11 @@ async fn soak(build: Build, length: Duration) -> bool {
     for _ in 0..4 {
         for prober in [http1(), http2()] {
             let stays = move || prober.clone();
-            tasks.spawn(Seen::keep_asking(stays, PAUSE, Arc::clone(&soak.stop)));
+            tasks.spawn(Seen::keep_probing(stays, PAUSE, Arc::clone(&soak.stop)));
         }
     }
-    tasks.spawn(Seen::keep_asking(http1, PAUSE, Arc::clone(&soak.stop)));
-    tasks.spawn(Seen::keep_asking(http2, PAUSE, Arc::clone(&soak.stop)));
+    tasks.spawn(Seen::keep_probing(http1, PAUSE, Arc::clone(&soak.stop)));
+    tasks.spawn(Seen::keep_probing(http2, PAUSE, Arc::clone(&soak.stop)));
     tasks.spawn(Arc::clone(&soak).leave());
     tasks.spawn(Arc::clone(&soak).flood());
     tasks.spawn(Arc::clone(&soak).update(lds));

@@ -58,7 +58,7 @@ async fn replaced_and_removed_under_load(build: Build) {
         .into_iter()
         .map(|port| {
             let stop = Arc::clone(&stop);
-            let ask = Seen::keep_asking(move || Prober::http(port), Duration::ZERO, stop);
+            let ask = Seen::keep_probing(move || Prober::http(port), Duration::ZERO, stop);
             tokio::spawn(ask)
         })
         .collect();

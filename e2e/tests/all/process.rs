@@ -71,7 +71,7 @@ async fn hot_restart_leaves_no_probe_without_an_answer(build: Build) {
     Prober::http(port).wait_for(200).await;
 
     let stop = Arc::new(AtomicBool::new(false));
-    let probing = Seen::keep_asking(
+    let probing = Seen::keep_probing(
         move || Prober::http(port),
         Duration::ZERO,
         Arc::clone(&stop),

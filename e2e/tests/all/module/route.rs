@@ -5,7 +5,7 @@ use e2e::{TcpHost, free_port};
 use serde_json::json;
 
 use super::on_routes;
-use crate::judgement::spread;
+use e2e::pair::spread;
 
 #[tokio::test]
 async fn the_cluster_of_the_route() {
