@@ -26,7 +26,7 @@ async fn a_new_host_is_not_announced_before_it_takes_calls() {
     for _ in 0..6 {
         let answers = FakeAdmin::start(Does::Answer(200, b"hello".to_vec())).await;
         eds.replace(&[host(answers.port, "UNKNOWN")]);
-        let line = format!("c::127.0.0.1:{}::health_flags::healthy", host.port);
+        let line = format!("c::127.0.0.1:{}::health_flags::healthy", answers.port);
         e2e::eventually("a probe says 200", async || {
             if prober.get("/healthz").await.status == 200 {
                 assert_eq!(prober.get("/").await.status, 200, "the first call");
@@ -37,7 +37,7 @@ async fn a_new_host_is_not_announced_before_it_takes_calls() {
             None
         })
         .await;
-        drop(host);
+        drop(answers);
         eds.replace(&[]);
         prober.wait_for(503).await;
     }
