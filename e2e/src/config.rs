@@ -326,6 +326,23 @@ pub fn host(port: u16, status: &str) -> Value {
     json!({"endpoint": {"address": address("127.0.0.1", port)}, "health_status": status})
 }
 
+/// What a name would add to the log if its line feed got there.
+pub const FORGED: &str = "\n[warning] forged";
+
+/// Checks that Envoy refuses a filter, by one line of ours that holds this one.
+pub fn refused(filter: Value, line: &str) {
+    let (good, log) = Config::new()
+        .listener(listener(10_000, [filter]))
+        .validate();
+    assert!(!good, "Envoy takes it: {line}");
+    let ours = log.lines().filter(|entry| entry.contains("envoy-healthz"));
+    let ours = ours.filter(|entry| !entry.contains("envoy_healthz.wasm"));
+    let ours: Vec<_> = ours.collect();
+    assert_eq!(ours.len(), 1, "{line}: {log}");
+    assert!(ours[0].contains(line), "{line:?} is not in {:?}", ours[0]);
+    assert!(!log.contains(FORGED), "{line}: {log}");
+}
+
 /// The address of a host or a listener.
 pub fn address(host: &str, port: u16) -> Value {
     json!({"socket_address": {"address": host, "port_value": port}})

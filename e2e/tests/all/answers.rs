@@ -177,7 +177,8 @@ async fn grpc_status(build: Build) {
 }
 
 async fn other_paths_go_on(build: Build) {
-    let Setup { envoy, .. } = setup(build).await;
+    let setup = setup(build).await;
+    let envoy = &setup.envoy;
     let long = format!("/{}", "x".repeat(50_000));
     for path in [
         "/", "/u", "/upp", "/up/", "//up", "/UP", "/%75p", "/x/../up", "/up/../x", &long,
@@ -190,7 +191,8 @@ async fn other_paths_go_on(build: Build) {
 }
 
 async fn bytes_that_are_not_utf8_harm_nobody(build: Build) {
-    let Setup { envoy, .. } = setup(build).await;
+    let setup = setup(build).await;
+    let envoy = &setup.envoy;
     for header in ["accept", "content-type", "x-bad", "user-agent"] {
         let head = format!("GET /up HTTP/1.1\r\nhost: x\r\n{header}: ");
         let request = [head.as_bytes(), b"\xff\xfe\r\n\r\n"].concat();
@@ -248,7 +250,8 @@ async fn a_body_is_not_waited_for(build: Build) {
 
 /// Many requests at once on one connection.
 async fn http2_in_the_clear(build: Build) {
-    let Setup { envoy, .. } = setup(build).await;
+    let setup = setup(build).await;
+    let envoy = &setup.envoy;
     let prober = Prober::http2(envoy.port);
     let mut requests = JoinSet::new();
     for nth in 0..200 {
