@@ -10,6 +10,9 @@ pub trait Envoy {
     /// The time since this machine started. It never goes back, and all workers of a process share it.
     fn now(&self) -> Duration;
 
+    /// The time since 1970 by the machine's clock, which may be set.
+    fn unix_time(&self) -> Duration;
+
     /// The memory that this worker's virtual machine has, in bytes.
     fn memory(&self) -> u64;
 

@@ -1,14 +1,16 @@
 //! What is counted. Envoy shows the names below behind `wasmcustom.envoy_healthz.`; the `stats_tags`
-//! of the shipped configurations make labels of `filter`, `code`, `result` and `path`.
+//! of the shipped configurations make labels of `filter`, `code`, `result`, `path` and `version`.
 //!
 //! ```text
+//! build_info.filter.default.version.0.1.0
 //! probes.filter.default.code.200.path./healthz
 //! refreshes.filter.default.result.succeeded
 //! transitions.filter.default.path./healthz
 //! healthy.filter.default.path./healthz
+//! snapshot_timestamp_seconds.filter.default
 //! ```
 //!
-//! The path comes last, for it may hold dots. A counter exists from its first count on. Counts
+//! Path and version come last, for they may hold dots. A counter exists from its first count on. Counts
 //! are added up at the tick: a host call for each probe would show in how many can be answered.
 
 use std::time::Duration;
@@ -25,6 +27,12 @@ pub struct Metrics {
     endpoints: Vec<EndpointMetrics>,
     succeeded: Counter,
     failed: Counter,
+    /// Of the gauge of this version: 1, and 0 once it has gone. A configuration of it that is left writes 1 again.
+    build_info: String,
+    /// Of the gauge that says when the last good snapshot was taken.
+    snapshot: String,
+    /// That time, by the monotonic clock, if the gauge does not show it yet.
+    taken: Option<Duration>,
     /// When what was counted is to be handed over; `None` while nothing was.
     due: Option<Duration>,
 }
@@ -41,6 +49,8 @@ struct Counter {
     name: String,
     pending: i64,
 }
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// How long a count may wait for the tick.
 const LONGEST_WAIT: Duration = Duration::from_millis(50);
@@ -66,6 +76,9 @@ impl Metrics {
             endpoints: endpoints.iter().map(endpoint).collect(),
             succeeded: refreshes("succeeded"),
             failed: refreshes("failed"),
+            build_info: format!("build_info.filter.{name}.version.{VERSION}"),
+            snapshot: format!("snapshot_timestamp_seconds.filter.{name}"),
+            taken: None,
             due: None,
         }
     }
@@ -93,6 +106,12 @@ impl Metrics {
         self.due.get_or_insert(now + LONGEST_WAIT);
     }
 
+    /// Notes when the last good snapshot was taken. Calls of several workers can overlap: of two snapshots that
+    /// are no further apart than a call may take, the older one may be shown.
+    pub fn snapshot(&mut self, taken: Duration) {
+        self.taken = Some(taken);
+    }
+
     /// Counts a transition of an endpoint.
     pub fn transition(&mut self, endpoint: usize, now: Duration) {
         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
@@ -106,10 +125,15 @@ impl Metrics {
         self.due
     }
 
-    /// Adds to Envoy's counters what has come since the last time, and shows how much memory there is.
+    /// Adds to Envoy's counters what has come since the last time, and sets the gauges that no answer changes.
     pub fn flush(&mut self, envoy: &impl Envoy) {
-        let memory = envoy.metric(MetricKind::Gauge, "vm_memory_bytes");
-        envoy.set(memory, envoy.memory());
+        set(envoy, "vm_memory_bytes", envoy.memory());
+        set(envoy, &self.build_info, 1);
+        if let Some(taken) = self.taken.take() {
+            let age = envoy.now().saturating_sub(taken);
+            let taken = envoy.unix_time().saturating_sub(age);
+            set(envoy, &self.snapshot, taken.as_secs());
+        }
         if self.due.take().is_none() {
             return;
         }
@@ -122,6 +146,17 @@ impl Metrics {
         self.succeeded.flush(envoy);
         self.failed.flush(envoy);
     }
+
+    /// The configuration is gone, and perhaps this version.
+    pub fn stop(&mut self, envoy: &impl Envoy) {
+        self.flush(envoy);
+        set(envoy, &self.build_info, 0);
+    }
+}
+
+/// Sets the gauge of this name.
+pub fn set(envoy: &impl Envoy, gauge: &str, value: u64) {
+    envoy.set(envoy.metric(MetricKind::Gauge, gauge), value);
 }
 
 impl Counter {

@@ -20,8 +20,9 @@ use healthz_core::state::{self, Answered, News, State, Update};
 use log::Level;
 
 use crate::admin::pages::{Fault, Report};
-use crate::envoy::{Envoy, MetricKind, millis};
-use crate::metrics::Metrics;
+use crate::admin::snapshots::Snapshot;
+use crate::envoy::{Envoy, millis};
+use crate::metrics::{self, Metrics};
 
 /// How often a worker that finds nothing new looks whether another one has.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
@@ -151,9 +152,16 @@ impl Recorder {
         self.metrics.refresh(succeeded, now);
     }
 
-    /// Logs each unknown flag once for all workers.
-    pub fn unknown_flags(&mut self, envoy: &impl Envoy, report: &Report) {
-        for host in report.clusters.iter().flat_map(|cluster| &cluster.hosts) {
+    /// Notes what a good refresh has brought: when it was, and each unknown flag, which is logged once for all
+    /// workers.
+    pub fn snapshot(&mut self, envoy: &impl Envoy, snapshot: &Snapshot<Report>) {
+        self.metrics.snapshot(snapshot.sent);
+        for host in snapshot
+            .report
+            .clusters
+            .iter()
+            .flat_map(|cluster| &cluster.hosts)
+        {
             if let Some(flag) = host.flags.unknown()
                 && self.unknown_flags.len() < UNKNOWN_FLAGS_LOGGED
                 && !self.unknown_flags.iter().any(|known| known == flag)
@@ -182,7 +190,7 @@ impl Recorder {
 
     /// The configuration is gone: what it recorded last raises no alert any more.
     pub fn stop(&mut self, envoy: &impl Envoy) {
-        self.metrics.flush(envoy);
+        self.metrics.stop(envoy);
         for slot in self.slots() {
             slot.forget(envoy, self.by);
         }
@@ -224,8 +232,11 @@ impl Slot {
         }
         let Update { state, news } = self.store(envoy, answered(), now)?;
         self.seen = Some((state.health, now));
-        let gauge = envoy.metric(MetricKind::Gauge, &self.gauge);
-        envoy.set(gauge, u64::from(state.health == Health::Healthy));
+        metrics::set(
+            envoy,
+            &self.gauge,
+            u64::from(state.health == Health::Healthy),
+        );
         news
     }
 
@@ -265,7 +276,7 @@ impl Slot {
         };
         let last = record.value.as_deref().and_then(read);
         if last.is_some_and(|last| last.by == by) && envoy.replace_shared(&self.key, "", &record) {
-            envoy.set(envoy.metric(MetricKind::Gauge, &self.gauge), 1);
+            metrics::set(envoy, &self.gauge, 1);
         }
     }
 }

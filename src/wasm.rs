@@ -233,7 +233,11 @@ impl Drop for Stream {
 
 impl Envoy for HostCalls {
     fn now(&self) -> Duration {
-        monotonic_clock()
+        clock(MONOTONIC)
+    }
+
+    fn unix_time(&self) -> Duration {
+        clock(REALTIME)
     }
 
     fn memory(&self) -> u64 {
@@ -449,10 +453,13 @@ fn send_local_response(
     }
 }
 
-/// WASI's CLOCK_MONOTONIC, which counts from the machine's start; std's `Instant` does not give its base.
-fn monotonic_clock() -> Duration {
+/// WASI's numbers of its clocks: since 1970, and since the machine's start. std's `Instant` does not give its base.
+const REALTIME: u32 = 0;
+const MONOTONIC: u32 = 1;
+
+fn clock(id: u32) -> Duration {
     let mut nanoseconds = 0;
     // SAFETY: Envoy writes one number.
-    let _ = unsafe { clock_time_get(1, 1, &raw mut nanoseconds) };
+    let _ = unsafe { clock_time_get(id, 1, &raw mut nanoseconds) };
     Duration::from_nanos(nanoseconds)
 }

@@ -25,6 +25,7 @@ pub struct Stats {
     checks: Option<Metric>,
     transitions: Option<Metric>,
     healthy: Option<Metric>,
+    build_info: Option<Metric>,
     /// In the configuration's order.
     endpoints: Vec<EndpointStats>,
     /// When it is handed over next.
@@ -74,6 +75,7 @@ impl Stats {
             checks: setup.counter("grpc_checks", &["filter", "path", "status"]),
             transitions: setup.counter("transitions", &["filter", "path"]),
             healthy: setup.gauge("healthy", &["filter", "path"]),
+            build_info: setup.gauge("build_info", &["filter", "version"]),
             endpoints: endpoints.map(endpoint).collect(),
             due: AtomicU64::new(0),
         }
@@ -142,6 +144,9 @@ impl Stats {
         }
         if !first {
             return;
+        }
+        if let Some(gauge) = self.build_info {
+            request.set(gauge, &[&self.name, env!("CARGO_PKG_VERSION")], 1);
         }
         if let Some(counter) = self.transitions {
             request.count(counter, &labels, 0);

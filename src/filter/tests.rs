@@ -75,6 +75,9 @@ impl Envoy for Rc<Worker> {
     fn now(&self) -> Duration {
         self.process.now.get()
     }
+    fn unix_time(&self) -> Duration {
+        START + self.process.now.get()
+    }
     fn memory(&self) -> u64 {
         65536
     }
@@ -149,6 +152,9 @@ struct World {
     filter: RefCell<Filter<Rc<Worker>>>,
     next_id: Cell<u32>,
 }
+
+/// When the machine of these tests was started, since 1970.
+const START: Duration = Duration::from_secs(1_700_000_000);
 
 const UP: &str = "c::127.0.0.1:9000::health_flags::healthy\n";
 const DOWN: &str = "c::127.0.0.1:9000::health_flags::/failed_active_hc\n";
@@ -334,6 +340,58 @@ fn a_call_that_cannot_be_sent() {
         assert_eq!(world.last_answer(), 503);
         assert_eq!(world.process.logged(cause), 2, "{cause}");
     }
+}
+
+#[test]
+fn the_last_good_snapshot_has_a_time_and_no_age() {
+    let process = Process::new();
+    let (world, other) = (worker(&process, ""), worker(&process, ""));
+    let shown = || process.metric("snapshot_timestamp_seconds.filter.default");
+    let asked = |seconds: u64| i64::try_from((START + Duration::from_secs(seconds)).as_secs()).ok();
+    assert_eq!(world.probe_and_reply(Some(200), UP), 200);
+    assert_eq!(shown(), None);
+    // Shown at the tick, that is later than it was taken.
+    world.pass(1000);
+    assert_eq!(shown(), asked(100));
+    // The admin falls silent: time goes on, the snapshot's stays.
+    world.pass(1000);
+    assert_eq!(world.probe_and_reply(Some(504), ""), 200);
+    world.pass(1000);
+    assert_eq!(shown(), asked(100));
+    // Another worker has a newer one.
+    assert_eq!(other.probe_and_reply(Some(200), UP), 200);
+    other.pass(50);
+    assert_eq!(shown(), asked(103));
+    // A worker that only adopts it shows nothing older.
+    world.pass(950);
+    assert_eq!(world.probe_and_reply(Some(504), ""), 200);
+    world.pass(50);
+    assert_eq!(shown(), asked(103));
+}
+
+/// As long as a configuration of this version is probed, whichever other one has gone.
+#[test]
+fn the_version_is_shown_until_it_is_gone() {
+    let process = Process::new();
+    let (world, other) = (
+        worker(&process, ""),
+        worker(&process, r#", "max_age_ms": 300"#),
+    );
+    let shown = || {
+        let version = env!("CARGO_PKG_VERSION");
+        process.metric(&format!("build_info.filter.default.version.{version}"))
+    };
+    assert_eq!(shown(), None);
+    world.probe("/livez");
+    world.pass(50);
+    assert_eq!(shown(), Some(1));
+    world.stop();
+    assert_eq!(shown(), Some(0));
+    other.probe("/livez");
+    other.pass(50);
+    assert_eq!(shown(), Some(1));
+    other.stop();
+    assert_eq!(shown(), Some(0));
 }
 
 #[test]

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+mod info;
+
 both_builds! {
     no_two_paths_share_a_label,
     the_text_is_valid_whichever_paths,
@@ -287,6 +289,8 @@ async fn the_text_is_valid_whichever_paths(build: Build) {
         "envoy_healthz_healthy{",
         "envoy_healthz_admin_up{",
         "envoy_healthz_vm_memory_bytes{",
+        "envoy_healthz_snapshot_timestamp_seconds{filter=\"",
+        "envoy_healthz_build_info{filter=\"",
     ];
     for name in series.keys() {
         assert!(names.iter().any(|start| name.starts_with(start)), "{name}");
