@@ -18,14 +18,15 @@ use std::time::Duration;
 use healthz_core::answer::{Content, Outcome, Response};
 use healthz_core::config::wasm::Config;
 use healthz_core::judgement::Health;
-use log::{Level, error, log};
+use healthz_core::state::Level;
+use log::{error, log};
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{
     Action, BufferType, Bytes, ContextType, GrpcStatusCode, LogLevel, MapType, MetricType, Status,
 };
 
-use crate::envoy::{CallError, Envoy, MetricKind, Shared};
+use crate::envoy::{CallError, Envoy, Shared};
 use crate::filter::{self, Answers};
 use crate::pairs;
 
@@ -266,9 +267,10 @@ impl Envoy for HostCalls {
         let _ = hostcalls::set_tick_period(period.unwrap_or(Duration::ZERO));
     }
 
-    fn read_shared(&self, key: &str) -> Option<Shared> {
-        let (value, version) = hostcalls::get_shared_data(key).ok()?;
-        Some(Shared { value, version })
+    fn read_shared(&self, key: &str) -> Shared {
+        let (value, version) = hostcalls::get_shared_data(key).unwrap_or_default();
+        let value = value.unwrap_or_default();
+        Shared { value, version }
     }
 
     /// A record that was not there has no number. Envoy (proxy-wasm-cpp-host's `SharedData::set`)
@@ -283,33 +285,35 @@ impl Envoy for HostCalls {
         let _ = hostcalls::set_shared_data(key, Some(value.as_bytes()), None);
     }
 
-    fn metric(&self, kind: MetricKind, name: &str) -> u32 {
-        let mut metrics = METRICS.take();
-        let known = metrics.iter().find(|(known, _)| known == name);
-        let id = known.map(|(_, id)| *id).unwrap_or_else(|| {
-            let kind = match kind {
-                MetricKind::Counter => MetricType::Counter,
-                MetricKind::Gauge => MetricType::Gauge,
-            };
-            let id = hostcalls::define_metric(kind, &format!("envoy_healthz.{name}")).unwrap_or(0);
-            metrics.push((name.to_owned(), id));
-            id
-        });
-        METRICS.set(metrics);
-        id
+    fn add(&self, counter: &str, count: i64) {
+        let _ = hostcalls::increment_metric(metric(MetricType::Counter, counter), count);
     }
 
-    fn add(&self, counter: u32, count: i64) {
-        let _ = hostcalls::increment_metric(counter, count);
-    }
-
-    fn set(&self, gauge: u32, value: u64) {
-        let _ = hostcalls::record_metric(gauge, value);
+    fn set(&self, gauge: &str, value: u64) {
+        let _ = hostcalls::record_metric(metric(MetricType::Gauge, gauge), value);
     }
 
     fn log(&self, level: Level, line: &str) {
+        let level = match level {
+            Level::Info => log::Level::Info,
+            Level::Warn => log::Level::Warn,
+            Level::Error => log::Level::Error,
+        };
         log!(level, "{line}");
     }
+}
+
+/// A metric's id, by its name.
+fn metric(kind: MetricType, name: &str) -> u32 {
+    let mut metrics = METRICS.take();
+    let known = metrics.iter().find(|(known, _)| known == name);
+    let id = known.map(|(_, id)| *id).unwrap_or_else(|| {
+        let id = hostcalls::define_metric(kind, &format!("envoy_healthz.{name}")).unwrap_or(0);
+        metrics.push((name.to_owned(), id));
+        id
+    });
+    METRICS.set(metrics);
+    id
 }
 
 impl Queue {

@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use healthz_core::config::wasm::Config;
-use log::Level;
+use healthz_core::state::Level;
 
 use super::{Action, Answers, Filter};
-use crate::envoy::{CallError, Envoy, MetricKind, Shared, millis};
+use crate::envoy::{CallError, Envoy, Shared, millis};
 
 /// One Envoy: what all its workers share.
 #[derive(Default)]
@@ -20,7 +20,7 @@ struct Process {
     /// What another worker writes in the middle of the next replacement of a record.
     race: RefCell<Option<(String, String)>>,
     log: RefCell<Vec<String>>,
-    metrics: RefCell<Vec<(String, i64)>>,
+    metrics: RefCell<BTreeMap<String, i64>>,
 }
 
 /// One worker.
@@ -52,9 +52,7 @@ impl Process {
     }
 
     fn metric(&self, name: &str) -> Option<i64> {
-        let metrics = self.metrics.borrow();
-        let found = metrics.iter().find(|(known, _)| known == name);
-        found.map(|(_, value)| *value)
+        self.metrics.borrow().get(name).copied()
     }
 
     fn write(&self, key: &str, value: &str) {
@@ -98,13 +96,13 @@ impl Envoy for Rc<Worker> {
         self.tick
             .set(period.map(|period| (self.now() + period, period)));
     }
-    fn read_shared(&self, key: &str) -> Option<Shared> {
+    fn read_shared(&self, key: &str) -> Shared {
         let shared = self.process.shared.borrow();
         let record = shared.get(key);
-        Some(Shared {
-            value: record.map(|(value, _)| value.clone().into_bytes()),
+        Shared {
+            value: record.map_or_else(Vec::new, |(value, _)| value.clone().into_bytes()),
             version: record.map(|(_, version)| *version),
-        })
+        }
     }
     fn replace_shared(&self, key: &str, value: &str, read: &Shared) -> bool {
         let race = self.process.race.take();
@@ -115,7 +113,7 @@ impl Envoy for Rc<Worker> {
                 self.process.race.replace(Some((end, value)));
             }
         }
-        let same = self.read_shared(key).is_some_and(|now| now == *read);
+        let same = self.read_shared(key) == *read;
         if same {
             self.process.write(key, value);
         }
@@ -124,22 +122,16 @@ impl Envoy for Rc<Worker> {
     fn write_shared(&self, key: &str, value: &str) {
         self.process.write(key, value);
     }
-    fn metric(&self, _: MetricKind, name: &str) -> u32 {
+    fn add(&self, counter: &str, count: i64) {
         let mut metrics = self.process.metrics.borrow_mut();
-        let known = metrics.iter().position(|(known, _)| known == name);
-        let id = known.unwrap_or_else(|| {
-            metrics.push((name.to_owned(), 0));
-            metrics.len() - 1
-        });
-        u32::try_from(id).unwrap()
+        *metrics.entry(counter.to_owned()).or_default() += count;
     }
-    fn add(&self, counter: u32, count: i64) {
-        self.process.metrics.borrow_mut()[counter as usize].1 += count;
-    }
-    fn set(&self, gauge: u32, value: u64) {
-        self.process.metrics.borrow_mut()[gauge as usize].1 = i64::try_from(value).unwrap();
+    fn set(&self, gauge: &str, value: u64) {
+        let mut metrics = self.process.metrics.borrow_mut();
+        metrics.insert(gauge.to_owned(), i64::try_from(value).unwrap());
     }
     fn log(&self, level: Level, line: &str) {
+        let level = format!("{level:?}").to_uppercase();
         let line = format!("{level} {line}");
         self.process.log.borrow_mut().push(line);
     }

@@ -148,6 +148,11 @@ impl FilterName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// A line of the log that says this of the filter.
+    pub fn line(&self, text: impl fmt::Display) -> String {
+        format!("envoy-healthz[{self}]: {text}")
+    }
 }
 
 impl Default for FilterName {
