@@ -8,8 +8,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use healthz_core::answer::Outcome;
-use healthz_core::config::Endpoint;
 use healthz_core::config::module::Config;
+use healthz_core::config::{Endpoint, FilterName};
 use healthz_core::judgement::Health;
 
 use crate::envoy::{Metric, Request, Setup};
@@ -20,7 +20,7 @@ const HAND_OVER: u64 = 10;
 /// What is counted and shown of a configuration's endpoints.
 pub struct Stats {
     /// The label `filter`.
-    name: String,
+    name: FilterName,
     probes: Option<Metric>,
     checks: Option<Metric>,
     transitions: Option<Metric>,
@@ -70,7 +70,7 @@ impl Stats {
         };
         let endpoints = config.endpoints.iter().enumerate();
         Self {
-            name: config.name.to_string(),
+            name: config.name.clone(),
             probes: setup.counter("probes", &["filter", "path", "code"]),
             checks: setup.counter("grpc_checks", &["filter", "path", "status"]),
             transitions: setup.counter("transitions", &["filter", "path"]),
@@ -82,7 +82,7 @@ impl Stats {
     }
 
     /// The filter's name.
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> &FilterName {
         &self.name
     }
 
@@ -112,7 +112,7 @@ impl Stats {
                 }
                 let count = waiting.swap(0, Ordering::Relaxed);
                 if let Some(counter) = self.counter(*what) {
-                    request.count(counter, &[&self.name, &endpoint.path, label], count);
+                    request.count(counter, &[self.name.as_str(), &endpoint.path, label], count);
                 }
             }
         }
@@ -128,7 +128,7 @@ impl Stats {
     /// Counts a transition of an endpoint.
     pub fn transition(&self, endpoint: usize, request: &dyn Request) {
         if let (Some(counter), Some(of)) = (self.transitions, self.endpoints.get(endpoint)) {
-            request.count(counter, &[&self.name, &of.path], 1);
+            request.count(counter, &[self.name.as_str(), &of.path], 1);
         }
     }
 
@@ -146,7 +146,7 @@ impl Stats {
             return;
         }
         if let Some(gauge) = self.build_info {
-            request.set(gauge, &[&self.name, env!("CARGO_PKG_VERSION")], 1);
+            request.set(gauge, &[self.name.as_str(), env!("CARGO_PKG_VERSION")], 1);
         }
         if let Some(counter) = self.transitions {
             request.count(counter, &labels, 0);
@@ -154,7 +154,7 @@ impl Stats {
         for (what, label) in COUNTED {
             let is_used = endpoint.is_checked || matches!(what, Counted::Probe(_));
             if let Some(counter) = self.counter(what).filter(|_| is_used) {
-                request.count(counter, &[&self.name, &endpoint.path, label], 0);
+                request.count(counter, &[self.name.as_str(), &endpoint.path, label], 0);
             }
         }
     }

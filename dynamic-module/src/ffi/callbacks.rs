@@ -8,7 +8,7 @@ use std::sync::{LazyLock, OnceLock};
 use healthz_core::view::Counts;
 
 use super::types::{Buffer, Header, Pointer};
-use crate::envoy::Level;
+use healthz_core::state::Level;
 
 /// Declares what Envoy's executable exports, all with one prefix. Each is looked up by its name when
 /// the module is loaded, so that an Envoy without it is told so and not only that it cannot load a file.

@@ -4,12 +4,13 @@ use std::ffi::c_int;
 use std::marker::PhantomData;
 use std::ptr::{null, null_mut};
 
+use healthz_core::state::Level;
 use healthz_core::view::Counts;
 
 use super::callbacks::*;
 use super::connections;
 use super::types::{Buffer, Header, Pointer};
-use crate::envoy::{Level, Metric, Request, Setup, Waker};
+use crate::envoy::{Metric, Request, Setup, Waker};
 
 /// A configuration being loaded; lives for the hook.
 pub struct Loading<'a>(Pointer, PhantomData<&'a ()>);
