@@ -41,10 +41,8 @@ pub enum Counted {
     Probe(usize, Outcome),
     /// A transition of this endpoint.
     Transition(usize),
-    /// A refresh that succeeded.
-    Succeeded,
-    /// A refresh that failed.
-    Failed,
+    /// A refresh; whether it succeeded.
+    Refresh(bool),
 }
 
 /// How long a count may wait for the tick.
@@ -120,8 +118,10 @@ impl Metrics {
             Counted::Transition(endpoint) => {
                 format!("transitions.filter.{name}.path.{}", path(endpoint))
             }
-            Counted::Succeeded => format!("refreshes.filter.{name}.result.succeeded"),
-            Counted::Failed => format!("refreshes.filter.{name}.result.failed"),
+            Counted::Refresh(succeeded) => {
+                let result = if succeeded { "succeeded" } else { "failed" };
+                format!("refreshes.filter.{name}.result.{result}")
+            }
         }
     }
 }

@@ -142,12 +142,7 @@ impl Recorder {
 
     /// Counts a refresh.
     pub fn refresh(&mut self, succeeded: bool, now: Duration) {
-        let what = if succeeded {
-            Counted::Succeeded
-        } else {
-            Counted::Failed
-        };
-        self.metrics.count(what, now);
+        self.metrics.count(Counted::Refresh(succeeded), now);
     }
 
     /// Notes what a good refresh has brought: when it was, and each unknown flag, which is logged once for all

@@ -6,9 +6,9 @@
 //! that it returns when that has ended.
 //!
 //! Nothing here panics, so the SDK's `String` getters, which do on a byte that is not UTF-8, are not
-//! used. `unsafe` is needed for the host calls that the SDK lacks; they are at the end.
+//! used. The host calls that the SDK lacks are in [`raw`].
 
-#![allow(unsafe_code)]
+mod raw;
 
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, RandomState};
@@ -185,7 +185,7 @@ impl Stream {
                 return filter::Action::PassOn;
             }
         }
-        let headers = request_headers();
+        let headers = raw::request_headers();
         filter.request(self.id, |name| {
             pairs::find(&headers, name.as_bytes()).unwrap_or_default()
         })
@@ -234,11 +234,11 @@ impl Drop for Stream {
 
 impl Envoy for HostCalls {
     fn now(&self) -> Duration {
-        clock(MONOTONIC)
+        raw::clock(raw::MONOTONIC)
     }
 
     fn unix_time(&self) -> Duration {
-        clock(REALTIME)
+        raw::clock(raw::REALTIME)
     }
 
     fn memory(&self) -> u64 {
@@ -350,14 +350,14 @@ fn send(response: &Response) {
     match &response.content {
         Content::Http { headers, body } => {
             let status = response.outcome.status();
-            send_local_response(status, details, headers, body, None);
+            raw::send_local_response(status, details, headers, body, None);
         }
         Content::Grpc => {
             let (status, message) = match response.outcome {
                 Outcome::Health(Health::Healthy) => (GrpcStatusCode::Ok, ""),
                 _ => (GrpcStatusCode::Unavailable, "unavailable"),
             };
-            send_local_response(200, details, &[], message, Some(status));
+            raw::send_local_response(200, details, &[], message, Some(status as i32));
         }
     }
 }
@@ -395,75 +395,4 @@ fn trap_if(wanted: bool) {
     if wanted {
         core::arch::wasm32::unreachable()
     }
-}
-
-#[link(wasm_import_module = "env")]
-unsafe extern "C" {
-    fn proxy_get_header_map_pairs(map: u32, start: *mut *mut u8, size: *mut usize) -> u32;
-
-    #[allow(clippy::too_many_arguments)]
-    fn proxy_send_local_response(
-        status: u32,
-        details: *const u8,
-        details_size: usize,
-        body: *const u8,
-        body_size: usize,
-        headers: *const u8,
-        headers_size: usize,
-        grpc_status: i32,
-    ) -> u32;
-}
-
-#[link(wasm_import_module = "wasi_snapshot_preview1")]
-unsafe extern "C" {
-    fn clock_time_get(clock: u32, precision: u64, nanoseconds: *mut u64) -> u16;
-}
-
-/// All headers of the request at hand, as [`pairs`] reads them. The SDK's function for it panics on a byte that
-/// is not UTF-8.
-fn request_headers() -> Vec<u8> {
-    let (mut start, mut size) = (std::ptr::null_mut(), 0);
-    // SAFETY: Envoy writes both. Its memory comes from the SDK's `proxy_on_memory_allocate`: a boxed slice of
-    // this size, which nobody else owns.
-    unsafe {
-        match proxy_get_header_map_pairs(0, &raw mut start, &raw mut size) {
-            0 if !start.is_null() => Vec::from_raw_parts(start, size, size),
-            _ => Vec::new(),
-        }
-    }
-}
-
-/// Answers the request at hand; access logs show `details`, for which the SDK has no argument.
-fn send_local_response(
-    status: u32,
-    details: &str,
-    headers: &[(&str, &str)],
-    body: &str,
-    grpc: Option<GrpcStatusCode>,
-) {
-    let headers = pairs::write(headers);
-    // SAFETY: Envoy reads these texts during the call and keeps none of them.
-    unsafe {
-        proxy_send_local_response(
-            status,
-            details.as_ptr(),
-            details.len(),
-            body.as_ptr(),
-            body.len(),
-            headers.as_ptr(),
-            headers.len(),
-            grpc.map_or(-1, |status| status as i32),
-        );
-    }
-}
-
-/// WASI's numbers of its clocks: since 1970, and since the machine's start. std's `Instant` does not give its base.
-const REALTIME: u32 = 0;
-const MONOTONIC: u32 = 1;
-
-fn clock(id: u32) -> Duration {
-    let mut nanoseconds = 0;
-    // SAFETY: Envoy writes one number.
-    let _ = unsafe { clock_time_get(id, 1, &raw mut nanoseconds) };
-    Duration::from_nanos(nanoseconds)
 }

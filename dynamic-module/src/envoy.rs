@@ -11,9 +11,9 @@ pub struct Metric(pub usize);
 /// A filter's configuration while Envoy loads it.
 pub trait Setup {
     /// Makes a counter with these labels. It appears with its first use.
-    fn counter(&self, name: &str, labels: &[&str]) -> Option<Metric>;
+    fn counter(&self, name: &str, labels: &[&str]) -> Metric;
     /// Makes a gauge with these labels. It appears with its first use.
-    fn gauge(&self, name: &str, labels: &[&str]) -> Option<Metric>;
+    fn gauge(&self, name: &str, labels: &[&str]) -> Metric;
     /// Writes a line to Envoy's log.
     fn log(&self, level: Level, line: &str);
 }

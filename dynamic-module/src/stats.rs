@@ -21,11 +21,11 @@ const HAND_OVER: u64 = 10;
 pub struct Stats {
     /// The label `filter`.
     name: FilterName,
-    probes: Option<Metric>,
-    checks: Option<Metric>,
-    transitions: Option<Metric>,
-    healthy: Option<Metric>,
-    build_info: Option<Metric>,
+    probes: Metric,
+    checks: Metric,
+    transitions: Metric,
+    healthy: Metric,
+    build_info: Metric,
     /// In the configuration's order.
     endpoints: Vec<EndpointStats>,
     /// When it is handed over next.
@@ -111,14 +111,13 @@ impl Stats {
                     continue;
                 }
                 let count = waiting.swap(0, Ordering::Relaxed);
-                if let Some(counter) = self.counter(*what) {
-                    request.count(counter, &[self.name.as_str(), &endpoint.path, label], count);
-                }
+                let labels = [self.name.as_str(), &endpoint.path, label];
+                request.count(self.counter(*what), &labels, count);
             }
         }
     }
 
-    fn counter(&self, what: Counted) -> Option<Metric> {
+    fn counter(&self, what: Counted) -> Metric {
         match what {
             Counted::Probe(_) => self.probes,
             Counted::Check(_) => self.checks,
@@ -127,8 +126,8 @@ impl Stats {
 
     /// Counts a transition of an endpoint.
     pub fn transition(&self, endpoint: usize, request: &dyn Request) {
-        if let (Some(counter), Some(of)) = (self.transitions, self.endpoints.get(endpoint)) {
-            request.count(counter, &[self.name.as_str(), &of.path], 1);
+        if let Some(EndpointStats { path, .. }) = self.endpoints.get(endpoint) {
+            request.count(self.transitions, &[self.name.as_str(), path], 1);
         }
     }
 
@@ -139,22 +138,17 @@ impl Stats {
             return;
         };
         let labels = [self.name.as_str(), &endpoint.path];
-        if let Some(gauge) = self.healthy {
-            request.set(gauge, &labels, u64::from(healthy));
-        }
+        request.set(self.healthy, &labels, u64::from(healthy));
         if !first {
             return;
         }
-        if let Some(gauge) = self.build_info {
-            request.set(gauge, &[self.name.as_str(), env!("CARGO_PKG_VERSION")], 1);
-        }
-        if let Some(counter) = self.transitions {
-            request.count(counter, &labels, 0);
-        }
+        let version = [self.name.as_str(), env!("CARGO_PKG_VERSION")];
+        request.set(self.build_info, &version, 1);
+        request.count(self.transitions, &labels, 0);
         for (what, label) in COUNTED {
-            let is_used = endpoint.is_checked || matches!(what, Counted::Probe(_));
-            if let Some(counter) = self.counter(what).filter(|_| is_used) {
-                request.count(counter, &[self.name.as_str(), &endpoint.path, label], 0);
+            if endpoint.is_checked || matches!(what, Counted::Probe(_)) {
+                let labels = [self.name.as_str(), &endpoint.path, label];
+                request.count(self.counter(what), &labels, 0);
             }
         }
     }

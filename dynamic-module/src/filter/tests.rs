@@ -28,14 +28,20 @@ struct FakeEnvoy {
     stats: RefCell<BTreeMap<String, u64>>,
 }
 
-const NAMES: [&str; 4] = ["probes", "transitions", "healthy", "grpc_checks"];
+const NAMES: [&str; 5] = [
+    "probes",
+    "transitions",
+    "healthy",
+    "grpc_checks",
+    "build_info",
+];
 
 impl Setup for FakeEnvoy {
-    fn counter(&self, name: &str, _: &[&str]) -> Option<Metric> {
-        NAMES.iter().position(|known| *known == name).map(Metric)
+    fn counter(&self, name: &str, _: &[&str]) -> Metric {
+        Metric(NAMES.iter().position(|known| *known == name).unwrap())
     }
 
-    fn gauge(&self, name: &str, labels: &[&str]) -> Option<Metric> {
+    fn gauge(&self, name: &str, labels: &[&str]) -> Metric {
         self.counter(name, labels)
     }
 
@@ -214,7 +220,9 @@ fn a_change_is_logged_and_counted_once() {
         ["envoy-healthz[default]: /change is healthy"]
     );
     let stats: Vec<_> = envoy.stats.borrow().clone().into_iter().collect();
+    let version = format!("build_info[\"default\", {:?}]", env!("CARGO_PKG_VERSION"));
     let expected = [
+        (version.as_str(), 1),
         (r#"healthy["default", "/change"]"#, 1),
         (r#"probes["default", "/change", "200"]"#, 1),
         // A series begins at 0: the first of these must not hide from whoever asks for the increase.
