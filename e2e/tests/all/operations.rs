@@ -187,8 +187,8 @@ async fn logs_and_stats(build: Build) {
         let request = prober.request(Method::POST, "/healthz");
         e2e::prober::Answer::to(request).await.unwrap();
     }
-    // The module counts probes with the first one that comes 10 ms after it did so last.
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    // The module counts probes with the first one that comes 50 ms after it did so last.
+    tokio::time::sleep(Duration::from_millis(60)).await;
     prober.get("/livez").await;
     let logged: Vec<_> = envoy
         .logged(&["envoy-healthz[one]: /healthz "])
