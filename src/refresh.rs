@@ -1,6 +1,6 @@
 //! A refresh: the calls to the admin, their replies, and what workers share of them.
 //!
-//! Who shares is decided by what is asked for, the admin's cluster and the names, and not by the
+//! Who shares is decided by what is read, the admin's cluster and the names, and not by the
 //! configuration's text: a configuration that replaces another one of the same clusters goes on from the
 //! snapshot and the lease that are there.
 
@@ -29,13 +29,13 @@ const SHARERS: &str = "envoy-healthz/sharers";
 /// How soon a probe that waits is looked after should a wake-up or a reply be lost.
 const RESCUE_PERIOD: Duration = Duration::from_millis(50);
 
-/// What a worker knows by the admin, and how it comes by it. `W` is what a waiting probe wants.
+/// What a worker knows by the admin, and how it comes by it. `W` is what a waiting probe is for.
 pub struct Refresh<W> {
     admin_cluster: String,
     timeout: Duration,
     max_stale: Duration,
     interval: Option<Duration>,
-    /// The clusters asked for: sorted, each once.
+    /// The clusters that are wanted: sorted, each once.
     names: Vec<String>,
     /// The path that asks the admin for them; `None` if there are none.
     clusters_path: Option<String>,

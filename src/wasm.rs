@@ -38,7 +38,7 @@ proxy_wasm::main! {{
 /// How much of a reply is copied into the machine at a time, in bytes.
 const CHUNK: usize = 64 * 1024;
 
-/// As many headers as probers send. For each value that is asked for, Envoy enters the machine once more to
+/// As many headers as probers send. For each single value Envoy enters the machine once more to
 /// get memory: it is cheaper to be given so many at once.
 const FEW_HEADERS: usize = 16;
 

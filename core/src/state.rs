@@ -1,4 +1,4 @@
-//! What askers were last answered, so that log, counter and gauge say the same.
+//! What was last answered, so that log, counter and gauge say the same.
 //!
 //! There is one [`State`] for each filter name and path of a process, whichever worker, listener or
 //! configuration answers. [`update`] takes the last one and an answer to the next one, and says what else is

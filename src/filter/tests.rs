@@ -163,7 +163,7 @@ fn worker(process: &Rc<Process>, fields: &str) -> World {
 /// The same with two endpoints of the one cluster.
 fn worker_of_two(process: &Rc<Process>) -> World {
     let text = r#"{"admin_cluster": "admin",
-        "endpoints": [{"path": "/healthz", "clusters": ["c"]}, {"path": "/unasked", "clusters": ["c"]}]}"#;
+        "endpoints": [{"path": "/healthz", "clusters": ["c"]}, {"path": "/idle", "clusters": ["c"]}]}"#;
     worker_with(process, text)
 }
 
@@ -339,26 +339,26 @@ fn the_last_good_snapshot_has_a_time_and_no_age() {
     let process = Process::new();
     let (world, other) = (worker(&process, ""), worker(&process, ""));
     let shown = || process.metric("snapshot_timestamp_seconds.filter.default");
-    let asked = |seconds: u64| i64::try_from((START + Duration::from_secs(seconds)).as_secs()).ok();
+    let at = |seconds: u64| i64::try_from((START + Duration::from_secs(seconds)).as_secs()).ok();
     assert_eq!(world.probe_and_reply(Some(200), UP), 200);
     assert_eq!(shown(), None);
     // Shown at the tick, that is later than it was taken.
     world.pass(1000);
-    assert_eq!(shown(), asked(100));
+    assert_eq!(shown(), at(100));
     // The admin falls silent: time goes on, the snapshot's stays.
     world.pass(1000);
     assert_eq!(world.probe_and_reply(Some(504), ""), 200);
     world.pass(1000);
-    assert_eq!(shown(), asked(100));
+    assert_eq!(shown(), at(100));
     // Another worker has a newer one.
     assert_eq!(other.probe_and_reply(Some(200), UP), 200);
     other.pass(50);
-    assert_eq!(shown(), asked(103));
+    assert_eq!(shown(), at(103));
     // A worker that only adopts it shows nothing older.
     world.pass(950);
     assert_eq!(world.probe_and_reply(Some(504), ""), 200);
     world.pass(50);
-    assert_eq!(shown(), asked(103));
+    assert_eq!(shown(), at(103));
 }
 
 /// As long as a configuration of this version is probed, whichever other one has gone.
@@ -590,7 +590,7 @@ fn gauge_and_log_follow_what_was_answered_last() {
     // B goes: the last word was not its own.
     b.stop();
     assert!(said(1));
-    // One that is loaded and asked by nobody says nothing.
+    // One that is loaded and probed by nobody says nothing.
     let c = worker_with(&process, other);
     c.pass(5000);
     assert!(said(1));
@@ -698,16 +698,16 @@ fn an_endpoint_that_nobody_asks_says_nothing() {
     let (one, two) = (worker_of_two(&process), worker_of_two(&process));
     let gauge = |path: &str| process.metric(&format!("healthy.filter.default.path.{path}"));
     assert_eq!(one.probe_and_reply(Some(200), DOWN), 503);
-    assert_eq!((gauge("/healthz"), gauge("/unasked")), (Some(0), None));
-    assert_eq!(process.logged("/unasked"), 0);
-    // A snapshot is at hand when it is asked.
-    assert_eq!(one.probe("/unasked"), Some(503));
-    assert_eq!(gauge("/unasked"), Some(0));
+    assert_eq!((gauge("/healthz"), gauge("/idle")), (Some(0), None));
+    assert_eq!(process.logged("/idle"), 0);
+    // A snapshot is at hand when it is probed.
+    assert_eq!(one.probe("/idle"), Some(503));
+    assert_eq!(gauge("/idle"), Some(0));
     // What other endpoints are asked for does not change it.
     process.pass(1100);
     assert_eq!(two.probe_and_reply(Some(200), UP), 200);
-    assert_eq!((gauge("/healthz"), gauge("/unasked")), (Some(1), Some(0)));
-    assert_eq!(process.logged("/unasked is "), 1);
+    assert_eq!((gauge("/healthz"), gauge("/idle")), (Some(1), Some(0)));
+    assert_eq!(process.logged("/idle is "), 1);
 }
 
 #[test]

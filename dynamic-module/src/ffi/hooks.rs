@@ -125,7 +125,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_headers(
             held.stage.set(Stage::Reading);
         }
         Err(Fault) => {
-            // Other requests go on even now; if that cannot be told, this one is answered.
+            // Other requests go on even now; if that cannot be found out, this one is answered.
             let ours = || held.filter.is_for_us(&request);
             if !catch_unwind(AssertUnwindSafe(ours)).unwrap_or(true) {
                 held.stage.set(Stage::Passed);
