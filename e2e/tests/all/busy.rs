@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 both_builds! { a_busy_main_thread_is_no_sick_backend }
 
-const CLUSTERS: usize = 4000;
+const CLUSTERS: usize = 2000;
 const ROUNDS: usize = 2;
 /// Probes of the wasm build are judged that came so soon after the scrapes began: by default
 /// `max_stale_ms` is 5 s, and a worker's last snapshot may be more than a second old by then. A slow
@@ -142,7 +142,9 @@ async fn a_busy_main_thread_is_no_sick_backend(build: Build) {
     }
 
     drop(host);
-    let line = "/healthz is unhealthy: c 0/1 healthy";
+    // A row that was busy for longer than its snapshot may be used is unhealthy already, and logs another
+    // cause.
+    let line = "unhealthy: c 0/1 healthy";
     eventually("each has logged it once", async || {
         all_say(503).await;
         (envoy.logged(&[line]).len() == filters).then_some(())
