@@ -53,11 +53,15 @@ echo-server:
 	@mkdir -p dist
 	install -C target/$(MUSL)/tool/echo-server dist/
 
-test-compose: build dist ## docker-compose.yml with a real Docker engine
+test-compose: build dist ## docker-compose.yml and Dockerfile with a real Docker engine
 	@docker info >/dev/null 2>&1 || $(call SKIP,test-compose,no Docker engine answers) && \
 	docker-compose build --quiet app && \
 	docker build --quiet --file envoy/mesh/Dockerfile --tag envoy-healthz/plugin dist && \
 	docker build --quiet --file envoy/mesh/module.Dockerfile --tag envoy-healthz/module dist && \
+	docker build --quiet --target wasm --build-arg RUST_IMAGE=$$(e2e/rust-image.sh) --tag envoy-healthz/wasm . && \
+	container=$$(docker create envoy-healthz/wasm none) && \
+	docker cp $$container:/envoy_healthz.wasm - | tar -xO | cmp - dist/envoy_healthz.wasm && \
+	docker rm $$container >/dev/null && echo "Dockerfile: the same wasm as ./wasm-build.sh" && \
 	ENVOY_IMAGE=$$(e2e/envoy-image.sh $(ENVOY_VERSION) $(ENVOY)) && export ENVOY_IMAGE && \
 	cargo test --locked --package e2e --test compose -- --nocapture
 

@@ -129,7 +129,7 @@ impl Recorder {
                 let mut line = format!("admin unavailable: {}", fault.cause());
                 if bridged {
                     let limit = self.max_stale.as_millis();
-                    line += &format!("; the last snapshot answers until it is {limit} ms old");
+                    line += &format!("; answering from the last snapshot for up to {limit} ms");
                 }
                 envoy.log(Level::Warn, &self.name.line(line));
             }
@@ -162,7 +162,8 @@ impl Recorder {
                 self.unknown_flags.push(flag.to_owned());
                 if is_first_to_log(envoy, flag) {
                     let line = self.name.line(format_args!(
-                        "unknown health flag {flag:?} at {}: not counted as healthy",
+                        "unknown health flag {flag:?} at {}: host treated as unhealthy; \
+                         this Envoy is newer than the filter",
                         host.address
                     ));
                     envoy.log(Level::Warn, &line);

@@ -256,6 +256,7 @@ impl<W> Refresh<W> {
         sent: Duration,
         now: Duration,
     ) -> Option<Ended<W>> {
+        let outcome = outcome.map_err(|fault| fault.through(&self.admin_cluster));
         let mut refreshed = Some(outcome.is_ok());
         let mut starting = false;
         let outcome = match outcome {

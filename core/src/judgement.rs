@@ -211,7 +211,7 @@ impl fmt::Display for Override<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoKnowledge(why) => why.fmt(f),
-            Self::NotReady(state) => write!(f, "envoy: not ready, /ready says {state}"),
+            Self::NotReady(state) => write!(f, "Envoy is not ready (/ready: {state})"),
         }
     }
 }
@@ -449,7 +449,7 @@ mod tests {
         let mut all_up = known(&[("a", &[UP]), ("b", &[UP]), ("c", &[UP])]);
         assert_eq!(judge(&endpoint, &all_up).cause(), "");
         all_up.draining = true;
-        let cause = "envoy: not ready, /ready says 503 DRAINING";
+        let cause = "Envoy is not ready (/ready: 503 DRAINING)";
         assert_eq!(judge(&endpoint, &all_up).cause(), cause);
         all_up.fault = Some("admin: no");
         assert_eq!(judge(&endpoint, &all_up).cause(), "admin: no");

@@ -97,13 +97,11 @@ const HIGHEST_PRIORITY: u32 = 128;
 impl fmt::Display for NoWay<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cluster = self.cluster;
-        write!(
-            f,
-            "no way to ask for cluster {cluster:?}: its listener has no network filter of this module, and the route leads to "
-        )?;
+        write!(f, "cannot read cluster {cluster:?}: this route leads to ")?;
         match self.route {
-            None => f.write_str("no cluster that Envoy knows"),
-            Some(other) => write!(f, "{:?}", String::from_utf8_lossy(other)),
+            None => f.write_str("no cluster that Envoy knows")?,
+            Some(other) => write!(f, "{:?}", String::from_utf8_lossy(other))?,
         }
+        f.write_str(". Add the network filter (docs/module.md, Several clusters)")
     }
 }

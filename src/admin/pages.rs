@@ -55,6 +55,8 @@ pub enum Fault {
     NotSent(String),
     /// The page was answered with this status. Envoy itself says 503 for a refused connection.
     Status(Page, u32),
+    /// Envoy's own 503 for a call through the cluster of this name: see [`Fault::through`].
+    Unreachable(Page, String),
     /// `/ready` said that its process is starting, and this state. No listener serves before its process
     /// is live: in a hot restart another process, the new one, answers in this one's place.
     Starting(String),
@@ -197,8 +199,16 @@ impl Fault {
     pub fn is_silence(&self) -> bool {
         match self {
             Self::NotSent(_) | Self::Starting(_) | Self::TimedOut(_) | Self::CutOff(_) => true,
-            Self::Status(_, 503) => true,
+            Self::Status(_, 503) | Self::Unreachable(..) => true,
             Self::NoCluster(_) | Self::Status(..) | Self::NotEnvoys(_) | Self::Clusters(_) => false,
+        }
+    }
+
+    /// Names the cluster that does not reach the admin, for the log.
+    pub fn through(self, cluster: &str) -> Self {
+        match self {
+            Self::Status(page, 503) => Self::Unreachable(page, cluster.to_owned()),
+            other => other,
         }
     }
 
@@ -236,9 +246,9 @@ impl fmt::Display for Cause<'_> {
                 f,
                 "cluster {name:?} (admin_cluster) has no host, or its circuit breaker is open"
             ),
-            Fault::Status(page, 503) => write!(
+            Fault::Unreachable(page, name) => write!(
                 f,
-                "cannot reach the admin through admin_cluster ({page}: 503): compare its address with \
+                "cannot reach the admin through cluster {name:?} ({page}: 503): compare its address with \
                  admin.address, and see its circuit breakers"
             ),
             Fault::Status(Page::Clusters, 403) => f.write_str(

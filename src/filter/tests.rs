@@ -407,7 +407,7 @@ fn silence_answers_from_the_last_good_snapshot_within_100_ms() {
     assert_eq!(world.process.logged("admin unavailable"), 0);
     assert_eq!(world.probe_and_reply(Some(504), ""), 200);
     assert_eq!(world.process.logged("admin unavailable"), 1);
-    assert_eq!(world.process.logged("until it is 5000 ms old"), 1);
+    assert_eq!(world.process.logged("snapshot for up to 5000 ms"), 1);
     assert_eq!(admin_up(), Some(0));
     assert_eq!(world.process.logged("/healthz is unhealthy"), 0);
     // Too old.

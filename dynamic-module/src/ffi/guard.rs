@@ -17,7 +17,7 @@ pub fn guard<T>(hook: &str, fallback: impl FnOnce() -> T, body: impl FnOnce() ->
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
         write_line(
             Level::Error,
-            &format!("envoy-healthz: a fault in {hook}, see the panic above; please report it"),
+            &format!("envoy-healthz: bug: panic in {hook} (above); please report it"),
         );
         fallback()
     })

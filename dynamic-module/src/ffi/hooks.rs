@@ -35,8 +35,9 @@ extern "C" fn envoy_dynamic_module_on_program_init() -> *const c_char {
             ABI.as_ptr()
         }
         Err(missing) => {
-            let need = "take Envoy 1.38 or later, or the wasm build";
-            let line = format!("envoy-healthz: this Envoy has no {missing} for modules: {need}");
+            let line = format!(
+                "envoy-healthz: this Envoy is too old (no {missing}): use 1.38 or later, or wasm"
+            );
             write_line(Level::Error, &line);
             null()
         }

@@ -196,7 +196,7 @@ fn another_route_is_not_queried() {
     assert_eq!(envoy.get(&filter, "/r"), answer("200", "ok"));
     let log = envoy.log.borrow();
     assert!(
-        log[0].contains("/r is unhealthy: no way to ask for cluster \"c\""),
+        log[0].contains("/r is unhealthy: cannot read cluster \"c\""),
         "{log:?}"
     );
 }
@@ -277,8 +277,8 @@ fn a_request_that_reaches_no_cluster() {
     assert_eq!(envoy.get(&filter, "/way"), answer("503", "unavailable"));
     let healthy = r#"healthy["default", "/way"]"#;
     assert_eq!(envoy.stats.borrow().get(healthy), Some(&0));
-    let why = "no way to ask for cluster \"c\": its listener has no network filter of this module, \
-        and the route leads to no cluster that Envoy knows";
+    let why = "cannot read cluster \"c\": this route leads to no cluster that Envoy knows. \
+        Add the network filter (docs/module.md, Several clusters)";
     let line = format!("envoy-healthz[default]: /way is unhealthy: {why}");
     assert_eq!(envoy.log.borrow()[..], [line]);
 }

@@ -250,7 +250,7 @@ async fn an_admin_that_goes_and_comes_back_is_logged_once_each() {
         Prober::http(envoy.port).wait_for(200).await;
         let admin_port = fake.port;
         drop(fake);
-        let cannot = "cannot reach the admin through admin_cluster";
+        let cannot = "cannot reach the admin through cluster \"local_admin\"";
         let gone = format!("envoy-healthz[default]: admin unavailable: {cannot}");
         let gone = ["[warning]", gone.as_str()];
         until("the admin is gone", async || {

@@ -11,11 +11,19 @@ fn what_is_not_for_the_module_is_refused() {
     module::folder();
     let endpoints = json!([{"path": "/healthz", "clusters": ["a"]}]);
     for (field, value, reason) in [
-        ("admin_cluster", json!("a"), "it asks no admin"),
-        ("admin_timeout_ms", json!(1000), "it asks no admin"),
-        ("max_age_ms", json!(0), "it has no snapshot"),
-        ("max_stale_ms", json!(0), "it has no snapshot"),
-        ("refresh_interval_ms", json!(100), "it has no snapshot"),
+        (
+            "admin_cluster",
+            json!("a"),
+            "which reads host counts itself",
+        ),
+        (
+            "admin_timeout_ms",
+            json!(1000),
+            "which reads host counts itself",
+        ),
+        ("max_age_ms", json!(0), "which has no snapshot"),
+        ("max_stale_ms", json!(0), "which has no snapshot"),
+        ("refresh_interval_ms", json!(100), "which has no snapshot"),
         (
             "fail_when_draining",
             json!(true),
@@ -26,7 +34,7 @@ fn what_is_not_for_the_module_is_refused() {
         for filter in [module::filter(&config), module::filter_of_struct(&config)] {
             e2e::config::refused(
                 filter,
-                &format!("envoy-healthz: {field}: is not for the dynamic module"),
+                &format!("envoy-healthz: {field}: not supported by the module"),
             );
         }
         e2e::config::refused(module::filter(&config), reason);
@@ -34,7 +42,7 @@ fn what_is_not_for_the_module_is_refused() {
     let endpoint = json!({"path": "/", "clusters": [], "fail_when_draining": true});
     e2e::config::refused(
         module::filter(&json!({"endpoints": [endpoint]})),
-        "envoy-healthz: endpoints[0].fail_when_draining: is not for the dynamic module",
+        "envoy-healthz: endpoints[0].fail_when_draining: not supported by the module",
     );
     let mut absent = module::filter_text("");
     let fields = absent["typed_config"].as_object_mut().unwrap();
