@@ -342,6 +342,12 @@ impl<'t> Cluster<'t> {
     }
 }
 
+/// Whether a cluster of this name gets Kubernetes readiness by EDS: it is Istio's or Envoy Gateway's.
+pub fn follows_readiness(name: &str) -> bool {
+    let starts = ["outbound|", "httproute/", "grpcroute/"];
+    starts.iter().any(|start| name.starts_with(start))
+}
+
 impl Kind {
     fn of(node: &Node) -> Self {
         let Some(custom) = node.get("cluster_type") else {
