@@ -235,12 +235,12 @@ fn doctor(dump: &str) -> Vec<String> {
 fn what_is_to_be_changed_is_marked() {
     let ours = [
         "REGISTRY",
-        "0000",
+        "00000000",
         "istio-system",
         "ingressgateway",
         "default",
         "example.com",
-        "9000",
+        "port: 9000",
         "gatewayClassName",
     ];
     for entry in fs::read_dir(root().join("envoy/mesh")).unwrap() {
