@@ -384,18 +384,18 @@ mod tests {
     fn what_overrides() {
         let mut view = known(&[("a", &[UP])]);
         let fault = Some("admin: /clusters answered 500");
-        let minds = r#", "fail_when_draining": true"#;
-        let minds_not = r#", "fail_when_draining": false"#;
+        let respects = r#", "fail_when_draining": true"#;
+        let respects_not = r#", "fail_when_draining": false"#;
         for (clusters, more, draining, fault, expected) in [
-            (r#"["a"]"#, minds, false, None, Healthy),
-            (r#"["a"]"#, minds, true, None, Unhealthy),
-            (r#"["a"]"#, minds_not, true, None, Healthy),
-            (r#"["a"]"#, minds_not, false, fault, Unhealthy),
-            ("[]", minds, false, None, Healthy),
-            ("[]", minds, true, None, Unhealthy),
-            ("[]", minds, false, fault, Unhealthy),
+            (r#"["a"]"#, respects, false, None, Healthy),
+            (r#"["a"]"#, respects, true, None, Unhealthy),
+            (r#"["a"]"#, respects_not, true, None, Healthy),
+            (r#"["a"]"#, respects_not, false, fault, Unhealthy),
+            ("[]", respects, false, None, Healthy),
+            ("[]", respects, true, None, Unhealthy),
+            ("[]", respects, false, fault, Unhealthy),
             // Nothing can make this one unhealthy but the end of Envoy.
-            ("[]", minds_not, true, fault, Healthy),
+            ("[]", respects_not, true, fault, Healthy),
             (
                 "[]",
                 r#", "fail_when_draining": false, "require": "any""#,

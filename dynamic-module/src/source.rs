@@ -2,7 +2,7 @@
 //!
 //! Two ways lead to a cluster. A connection that has our network filter can ask for any cluster by its
 //! name. Without one the request itself can ask for the cluster that its route leads to, and for no
-//! other: enough for an endpoint of that one cluster. Either way the name asked for is the
+//! other: enough for an endpoint of that one cluster. Either way the name is the
 //! configuration's; nothing that a client sends chooses it.
 
 use std::fmt;
@@ -18,14 +18,14 @@ pub struct WorkerView<'a> {
     way: Way<'a>,
 }
 
-/// How clusters are asked for.
+/// How clusters are queried.
 enum Way<'a> {
     NetworkFilter,
     Route,
     None(NoWay<'a>),
 }
 
-/// Why a cluster cannot be asked for.
+/// Why a cluster cannot be queried.
 struct NoWay<'a> {
     cluster: &'a str,
     route: Option<&'a [u8]>,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::config::{healthz_text, listener, listener_with_filters};
+use crate::config::{healthz_text, listener};
 use crate::module;
 
 /// A build of the filter.
@@ -24,11 +24,14 @@ const OF_THE_ADMIN: [&str; 5] = [
 ];
 
 impl Build {
-    /// The filter, on for every route. Of the fields that concern the admin the module gets none; the
-    /// wasm build asks `local_admin` if the configuration does not say otherwise.
+    /// The filter, on for every route. Without endpoints the configuration gets `/healthz` for the
+    /// cluster `c`; the wasm build queries `local_admin` unless it says otherwise, and the module gets
+    /// none of the fields that concern the admin.
     pub fn filter(self, config: &Value) -> Value {
         let mut config = config.clone();
         let fields = config.as_object_mut().expect("fields");
+        let endpoints = fields.entry("endpoints");
+        endpoints.or_insert_with(|| json!([{"path": "/healthz", "clusters": ["c"]}]));
         match self {
             Self::Wasm => {
                 let admin = fields.entry("admin_cluster");
@@ -55,11 +58,10 @@ impl Build {
     pub fn listener(self, port: u16, config: &Value) -> Value {
         let filter = self.filter(config);
         match self {
-            Self::Wasm => listener(port, filter),
+            Self::Wasm => listener(port, [filter]),
             Self::Module => {
-                let mut filters = module::drain_filters();
-                filters.push(filter);
-                module::with_network_filter(listener_with_filters(port, filters))
+                let filters = module::drain_filters().into_iter().chain([filter]);
+                module::with_network_filter(listener(port, filters))
             }
         }
     }

@@ -1,47 +1,123 @@
 //! Envoy configurations for tests, piece by piece.
 
+use std::ops::{Deref, DerefMut};
+
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use crate::{certificate, replace_file, wasm};
+use crate::envoy::{Envoy, validate};
+use crate::xds::{Cds, Lds};
+use crate::{certificate, free_port, wasm};
 
-/// An Envoy with these listeners and clusters, its admin on this port, and the cluster
-/// `local_admin` that reaches it.
-pub fn bootstrap(admin_port: u16, listeners: Vec<Value>, clusters: Vec<Value>) -> Value {
-    bootstrap_with_fake(admin_port, admin_port, listeners, clusters)
+/// What an Envoy runs.
+#[derive(Clone)]
+pub struct Config(pub Value);
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
-/// The same, but that `local_admin` leads to this port, where a fake one listens.
-pub fn bootstrap_with_fake(
-    admin_port: u16,
-    fake_port: u16,
-    listeners: Vec<Value>,
-    mut clusters: Vec<Value>,
-) -> Value {
-    clusters.push(cluster("local_admin", &[("127.0.0.1", fake_port)]));
-    json!({
-        "admin": {"address": address("127.0.0.1", admin_port)},
-        "node": {"id": "e2e", "cluster": "e2e"},
-        "static_resources": {"listeners": listeners, "clusters": clusters},
-    })
+impl Config {
+    /// An admin on a free port, and the cluster `local_admin` that reaches it.
+    pub fn new() -> Self {
+        let admin = free_port();
+        let config = json!({
+            "admin": {"address": address("127.0.0.1", admin)},
+            "node": {"id": "e2e", "cluster": "e2e"},
+            "static_resources": {"listeners": [], "clusters": []},
+        });
+        Self(config).cluster(cluster("local_admin", &[admin]))
+    }
+
+    /// Has `local_admin` reach what listens on this port instead.
+    pub fn fake_admin(mut self, port: u16) -> Self {
+        self["static_resources"]["clusters"][0] = cluster("local_admin", &[port]);
+        self
+    }
+
+    /// Adds a cluster.
+    pub fn cluster(self, cluster: Value) -> Self {
+        self.clusters([cluster])
+    }
+
+    /// Adds clusters.
+    pub fn clusters(self, clusters: impl IntoIterator<Item = Value>) -> Self {
+        self.append("clusters", clusters)
+    }
+
+    /// Adds a listener.
+    pub fn listener(self, listener: Value) -> Self {
+        self.listeners([listener])
+    }
+
+    /// Adds listeners.
+    pub fn listeners(self, listeners: impl IntoIterator<Item = Value>) -> Self {
+        self.append("listeners", listeners)
+    }
+
+    fn append(mut self, field: &str, more: impl IntoIterator<Item = Value>) -> Self {
+        let list = self["static_resources"][field].as_array_mut();
+        list.expect("a list").extend(more);
+        self
+    }
+
+    /// Has Envoy take listeners from this file.
+    pub fn lds(mut self, lds: &Lds) -> Self {
+        self["dynamic_resources"]["lds_config"] = lds.source();
+        self
+    }
+
+    /// Has Envoy take clusters from this file.
+    pub fn cds(mut self, cds: &Cds) -> Self {
+        self["dynamic_resources"]["cds_config"] = cds.source();
+        self
+    }
+
+    /// Starts an Envoy with it.
+    pub async fn start(&self) -> Envoy {
+        self.start_with(&[]).await
+    }
+
+    /// The same with more arguments.
+    pub async fn start_with(&self, arguments: &[&str]) -> Envoy {
+        Envoy::start(&self.0.to_string(), arguments).await
+    }
+
+    /// What `envoy --mode validate` says of it: whether it is good, and the log.
+    pub fn validate(&self) -> (bool, String) {
+        validate(&self.0.to_string())
+    }
 }
 
-/// A listener without TLS on 127.0.0.1: this filter, and behind it an answer 418 `passed`.
-pub fn listener(port: u16, filter: Value) -> Value {
-    listener_with_filters(port, vec![filter])
+impl Deref for Config {
+    type Target = Value;
+
+    fn deref(&self) -> &Value {
+        &self.0
+    }
 }
 
-/// The same with several filters, or none.
-pub fn listener_with_filters(port: u16, filters: Vec<Value>) -> Value {
-    let passed = json!({
-        "match": {"prefix": "/"},
-        "direct_response": {"status": 418, "body": {"inline_string": "passed"}},
-    });
+impl DerefMut for Config {
+    fn deref_mut(&mut self) -> &mut Value {
+        &mut self.0
+    }
+}
+
+/// A listener in the clear on 127.0.0.1: these HTTP filters, and behind them an answer 418 `passed`.
+pub fn listener(port: u16, filters: impl IntoIterator<Item = Value>) -> Value {
+    let passed = json!({"status": 418, "body": {"inline_string": "passed"}});
+    let passed = json!({"match": {"prefix": "/"}, "direct_response": passed});
     listener_with_routes(port, filters, vec![passed])
 }
 
 /// The same with other routes.
-pub fn listener_with_routes(port: u16, mut filters: Vec<Value>, routes: Vec<Value>) -> Value {
+pub fn listener_with_routes(
+    port: u16,
+    filters: impl IntoIterator<Item = Value>,
+    routes: Vec<Value>,
+) -> Value {
+    let mut filters: Vec<_> = filters.into_iter().collect();
     filters.push(json!({
         "name": "envoy.filters.http.router",
         "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
@@ -68,80 +144,6 @@ pub fn manager(listener: &mut Value) -> &mut Value {
         .as_array_mut()
         .and_then(|filters| filters.last_mut());
     &mut last.expect("a connection manager")["typed_config"]
-}
-
-/// Listeners that Envoy takes from a file (LDS), and anew whenever it is replaced.
-pub struct Lds(TempDir);
-
-impl Lds {
-    /// Has an Envoy take its listeners from a file, of which this is the first version, 0.
-    pub fn add_to(config: &mut Value, listeners: Vec<Value>) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        config["dynamic_resources"] = json!({"lds_config": {
-            "resource_api_version": "V3",
-            "path_config_source": {"path": dir.path().join("lds.json")},
-        }});
-        let lds = Self(dir);
-        lds.replace(0, listeners);
-        lds
-    }
-
-    /// Replaces the listeners.
-    pub fn replace(&self, version: u64, mut listeners: Vec<Value>) {
-        for listener in &mut listeners {
-            listener["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
-        }
-        let content = json!({"version_info": version.to_string(), "resources": listeners});
-        replace_file(&self.0.path().join("lds.json"), &content);
-    }
-}
-
-/// Clusters that Envoy takes from a file (CDS), and anew whenever one of them is replaced.
-pub struct Cds {
-    dir: TempDir,
-    version: u64,
-    clusters: Vec<Value>,
-}
-
-impl Cds {
-    /// Has an Envoy take these clusters from a file.
-    pub fn add_to(config: &mut Value, clusters: Vec<Value>) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        config["dynamic_resources"]["cds_config"] = json!({
-            "resource_api_version": "V3",
-            "path_config_source": {"path": dir.path().join("cds.json")},
-        });
-        let cds = Self {
-            dir,
-            version: 0,
-            clusters,
-        };
-        cds.write();
-        cds
-    }
-
-    /// Replaces the cluster of this name, or takes it away; says whether that changes anything.
-    pub fn set(&mut self, name: &str, cluster: Option<Value>) -> bool {
-        let before = self.clusters.clone();
-        self.clusters.retain(|known| known["name"] != name);
-        self.clusters.extend(cluster);
-        let changed = self.clusters.iter().any(|known| !before.contains(known))
-            || self.clusters.len() < before.len();
-        if changed {
-            self.version += 1;
-            self.write();
-        }
-        changed
-    }
-
-    fn write(&self) {
-        let mut clusters = self.clusters.clone();
-        for cluster in &mut clusters {
-            cluster["@type"] = json!("type.googleapis.com/envoy.config.cluster.v3.Cluster");
-        }
-        let content = json!({"version_info": self.version.to_string(), "resources": clusters});
-        replace_file(&self.dir.path().join("cds.json"), &content);
-    }
 }
 
 /// Our filter, on for every route.
@@ -235,15 +237,10 @@ pub fn health_check(path: &str, cluster: &str, percent: f64) -> Value {
     })
 }
 
-/// A static cluster of these hosts, without health checks.
-pub fn cluster(name: &str, hosts: &[(&str, u16)]) -> Value {
-    cluster_of(
-        name,
-        hosts
-            .iter()
-            .map(|(host, port)| address(host, *port))
-            .collect(),
-    )
+/// A static cluster of these ports of 127.0.0.1, without health checks.
+pub fn cluster(name: &str, ports: &[u16]) -> Value {
+    let addresses = ports.iter().map(|port| address("127.0.0.1", *port));
+    cluster_of(name, addresses.collect())
 }
 
 /// A static cluster of these addresses.
@@ -269,6 +266,13 @@ pub fn cluster_of_endpoints(name: &str, endpoints: Vec<Value>) -> Value {
 /// Adds quick TCP health checks to a cluster.
 pub fn with_tcp_check(mut cluster: Value) -> Value {
     cluster["health_checks"] = json!([quick(json!({"tcp_health_check": {}}))]);
+    cluster
+}
+
+/// Adds quick HTTP health checks, for `/check`, to a cluster.
+pub fn with_http_check(mut cluster: Value) -> Value {
+    let check = json!({"http_health_check": {"path": "/check"}});
+    cluster["health_checks"] = json!([quick(check)]);
     cluster
 }
 
@@ -317,7 +321,29 @@ pub fn quick(mut check: Value) -> Value {
     check
 }
 
-/// An endpoint's address.
+/// A host on this port of 127.0.0.1, of this `health_status`: one of `lb_endpoints`.
+pub fn host(port: u16, status: &str) -> Value {
+    json!({"endpoint": {"address": address("127.0.0.1", port)}, "health_status": status})
+}
+
+/// What a name would add to the log if its line feed got there.
+pub const FORGED: &str = "\n[warning] forged";
+
+/// Checks that Envoy refuses a filter, by one line of ours that holds this one.
+pub fn refused(filter: Value, line: &str) {
+    let (good, log) = Config::new()
+        .listener(listener(10_000, [filter]))
+        .validate();
+    assert!(!good, "Envoy takes it: {line}");
+    let ours = log.lines().filter(|entry| entry.contains("envoy-healthz"));
+    let ours = ours.filter(|entry| !entry.contains("envoy_healthz.wasm"));
+    let ours: Vec<_> = ours.collect();
+    assert_eq!(ours.len(), 1, "{line}: {log}");
+    assert!(ours[0].contains(line), "{line:?} is not in {:?}", ours[0]);
+    assert!(!log.contains(FORGED), "{line}: {log}");
+}
+
+/// The address of a host or a listener.
 pub fn address(host: &str, port: u16) -> Value {
     json!({"socket_address": {"address": host, "port_value": port}})
 }
@@ -325,4 +351,22 @@ pub fn address(host: &str, port: u16) -> Value {
 /// The address of a unix socket, or of an abstract one with `@` before its name.
 pub fn pipe(path: &str) -> Value {
     json!({"pipe": {"path": path}})
+}
+
+/// Until its last user is converted: see [`Config`].
+pub fn bootstrap(admin_port: u16, listeners: Vec<Value>, clusters: Vec<Value>) -> Value {
+    bootstrap_with_fake(admin_port, admin_port, listeners, clusters)
+}
+
+/// The same.
+pub fn bootstrap_with_fake(
+    admin_port: u16,
+    fake_port: u16,
+    listeners: Vec<Value>,
+    clusters: Vec<Value>,
+) -> Value {
+    let config = Config::new().fake_admin(fake_port);
+    let mut config = config.clusters(clusters).listeners(listeners);
+    config["admin"]["address"] = address("127.0.0.1", admin_port);
+    config.0
 }

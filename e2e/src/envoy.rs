@@ -10,14 +10,19 @@ use tempfile::TempDir;
 
 use crate::prober::{Answer, Prober};
 use crate::{
-    Build, Signal, certificate, end, eventually, free_port, module, root, send_signal, wasm,
+    Build, Signal, certificate, end, eventually, free_port, module, replaced, root, send_signal,
+    until, wasm,
 };
 
 /// A running Envoy; its log is printed if the test that holds it panics.
 pub struct Envoy {
     child: Child,
-    /// Its admin, on a port of 127.0.0.1.
+    /// Its admin.
     pub admin: Prober,
+    /// Its first listener on a port, over HTTP/1.1 in the clear.
+    pub prober: Prober,
+    /// The port of that listener.
+    pub port: u16,
     dir: TempDir,
 }
 
@@ -42,44 +47,27 @@ pub fn version() -> String {
 }
 
 impl Envoy {
-    /// Starts Envoy with this configuration and waits until its admin says that it is live.
-    pub async fn start(config: &Value, admin_port: u16) -> Self {
-        Self::start_text(&config.to_string(), admin_port, &[]).await
-    }
-
-    /// The same with the text of a configuration, and with more arguments for Envoy.
-    pub async fn start_text(config: &str, admin_port: u16, arguments: &[&str]) -> Self {
-        Self::start_in(config, admin_port, arguments, &[]).await
+    /// Starts Envoy with this text of a configuration and more arguments, and waits until it is live.
+    pub async fn start(config: &str, arguments: &[&str]) -> Self {
+        Self::start_in(config, arguments, &[]).await
     }
 
     /// The same in an environment with these variables.
-    pub async fn start_in(
-        config: &str,
-        admin_port: u16,
-        arguments: &[&str],
-        variables: &[(&str, &Path)],
-    ) -> Self {
-        let command = Command::new(binary());
-        Self::run(command, config, admin_port, arguments, variables).await
+    pub async fn start_in(config: &str, arguments: &[&str], variables: &[(&str, &Path)]) -> Self {
+        Self::run(Command::new(binary()), config, arguments, variables).await
     }
 
     /// The same under a tool, which is called with these arguments before Envoy's own.
-    pub async fn start_under(
-        tool: &[&str],
-        config: &str,
-        admin_port: u16,
-        arguments: &[&str],
-    ) -> Self {
+    pub async fn start_under(tool: &[&str], config: &str, arguments: &[&str]) -> Self {
         let (tool, before) = tool.split_first().expect("a tool");
         let mut command = Command::new(tool);
         command.args(before).arg(binary());
-        Self::run(command, config, admin_port, arguments, &[]).await
+        Self::run(command, config, arguments, &[]).await
     }
 
     async fn run(
         mut command: Command,
         config: &str,
-        admin_port: u16,
         arguments: &[&str],
         variables: &[(&str, &Path)],
     ) -> Self {
@@ -108,9 +96,12 @@ impl Envoy {
             .stderr(log)
             .spawn()
             .expect("envoy starts");
+        let (admin, port) = ports(config);
         let mut envoy = Self {
             child,
-            admin: Prober::http(admin_port),
+            admin: Prober::http(admin),
+            prober: Prober::http(port),
+            port,
             dir,
         };
         eventually("Envoy is live", async || {
@@ -151,6 +142,28 @@ impl Envoy {
         let prefix = format!("{name}: ");
         let value = stats.lines().find_map(|line| line.strip_prefix(&prefix));
         value.map_or(0, |value| value.parse().expect("a number"))
+    }
+
+    /// Polls until a counter or gauge has this value.
+    pub async fn wait_for_stat(&self, name: &str, value: u64) {
+        let what = format!("{name} is {value}");
+        until(&what, async || self.stat(name).await == value).await;
+    }
+
+    /// Polls until a line of its log holds all of these texts.
+    pub async fn wait_for_log(&self, texts: &[&str]) {
+        let what = format!("the log has {texts:?}");
+        until(&what, async || !self.logged(texts).is_empty()).await;
+    }
+
+    /// GETs this path of its first listener.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.prober.get(path).await
+    }
+
+    /// Polls until this path of its first listener has this status, and this body if it is not empty.
+    pub async fn wait_for(&self, path: &str, status: u16, body: &str) {
+        self.prober.wait_for_answer(path, status, body).await;
     }
 
     /// POSTs to its admin.
@@ -235,6 +248,20 @@ impl Drop for Envoy {
             eprintln!("--- log of {:?}\n{}---", self.dir.path(), self.log());
         }
     }
+}
+
+/// Where the admin of this configuration listens, and its first listener on a port; 0 if there is none.
+fn ports(config: &str) -> (u16, u16) {
+    let config = serde_json::from_str(config).unwrap_or_else(|_| {
+        let tree = healthz_doctor::tree::parse(config.as_bytes());
+        tree.expect("YAML").to_json()
+    });
+    let port = |of: &Value| of["address"]["socket_address"]["port_value"].as_u64();
+    let admin = port(&config["admin"]).expect("an admin");
+    let listeners = config["static_resources"]["listeners"].as_array();
+    let first = listeners.into_iter().flatten().find_map(port);
+    let number = |port: u64| u16::try_from(port).expect("a port");
+    (number(admin), number(first.unwrap_or_default()))
 }
 
 /// A number in the `status` of a process's or a thread's folder in `/proc`.
@@ -343,8 +370,7 @@ impl Shipped {
             ),
             ("port_value: 9901", format!("port_value: {admin_port}")),
         ] {
-            assert!(config.contains(from), "{file} has no {from:?}");
-            config = config.replace(from, &to);
+            config = replaced(&config, from, &to);
         }
         Self {
             config,
@@ -357,6 +383,6 @@ impl Shipped {
 
     /// Starts Envoy with it.
     pub async fn start(&self) -> Envoy {
-        Envoy::start_text(&self.config, self.admin_port, &[]).await
+        Envoy::start(&self.config, &[]).await
     }
 }

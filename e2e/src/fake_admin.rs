@@ -9,8 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::config::{bootstrap_with_fake, healthz_with, listener};
+use crate::config::Config;
 use crate::envoy::Envoy;
+use crate::{Build, free_port};
 
 /// What a [`FakeAdmin`] does with each request.
 #[derive(Debug, Clone)]
@@ -38,6 +39,11 @@ pub enum Does {
 /// What an admin says of a cluster `c` with one host, which is healthy.
 pub const HEALTHY: &[u8] = b"c::127.0.0.1:9000::health_flags::healthy\n";
 
+/// Answers [`HEALTHY`].
+pub fn healthy() -> Does {
+    Does::Answer(200, HEALTHY.to_vec())
+}
+
 /// A server in the admin's place; stopped when dropped.
 pub struct FakeAdmin {
     /// Where it listens on 127.0.0.1.
@@ -46,16 +52,13 @@ pub struct FakeAdmin {
     server: JoinHandle<()>,
 }
 
-/// An Envoy that asks a fake in the admin's place, with these fields in the filter's configuration;
-/// and the port where it listens.
-pub async fn envoy_with_fake(does: Does, workers: &str, fields: Value) -> (Envoy, FakeAdmin, u16) {
+/// An Envoy with so many workers and a fake admin, with these fields in the filter's configuration.
+pub async fn envoy_with_fake(does: Does, workers: &str, fields: Value) -> (Envoy, FakeAdmin) {
     let fake = FakeAdmin::start(does).await;
-    let (admin, port) = (crate::free_port(), crate::free_port());
-    let listeners = vec![listener(port, healthz_with(&fields))];
-    let config = bootstrap_with_fake(admin, fake.port, listeners, vec![]);
-    let arguments = ["--concurrency", workers];
-    let envoy = Envoy::start_text(&config.to_string(), admin, &arguments).await;
-    (envoy, fake, port)
+    let listener = Build::Wasm.listener(free_port(), &fields);
+    let config = Config::new().fake_admin(fake.port).listener(listener);
+    let envoy = config.start_with(&["--concurrency", workers]).await;
+    (envoy, fake)
 }
 
 struct Now {
@@ -67,7 +70,7 @@ struct Now {
 impl FakeAdmin {
     /// Starts one that answers `/ready` with 200 `LIVE` and does this with all other requests.
     pub async fn start(does: Does) -> Self {
-        Self::start_on(crate::free_port(), does).await
+        Self::start_on(free_port(), does).await
     }
 
     /// The same on this port.

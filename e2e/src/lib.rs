@@ -11,11 +11,14 @@ pub mod fake_admin;
 pub mod grpc_health;
 pub mod kubernetes;
 pub mod module;
+pub mod pair;
 pub mod prober;
 pub mod rehearsal;
 pub mod truth;
+pub mod xds;
 
 pub use build::Build;
+pub use prober::exchange;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -79,6 +82,17 @@ pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>
         assert!(start.elapsed() < DEADLINE, "waited in vain: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Polls until this is so; panics with `what` when [`DEADLINE`] has passed.
+pub async fn until(what: &str, mut probe: impl AsyncFnMut() -> bool) {
+    eventually(what, async || probe().await.then_some(())).await;
+}
+
+/// A text with another one instead of this one, which must be there.
+pub fn replaced(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "{from:?} is not in the text:\n{text}");
+    text.replace(from, to)
 }
 
 /// A host that takes every connection and says nothing: enough for a TCP health check.

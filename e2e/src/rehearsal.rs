@@ -177,7 +177,7 @@ async fn balancer(pods: &[Pod; 2], answers: Answers) -> (Envoy, u16) {
     let route = json!({"match": {"prefix": "/"}, "route": {"cluster": "pods", "timeout": "0s"}});
     let listener = listener_with_routes(port, vec![], vec![route]);
     let config = bootstrap(admin, vec![listener], vec![pool]);
-    (Envoy::start(&config, admin).await, port)
+    (Envoy::start(&config.to_string(), &[]).await, port)
 }
 
 /// Whether the balancer has each pod in its pool.

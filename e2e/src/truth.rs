@@ -1,6 +1,6 @@
 //! Whether an answer was right: what Envoy itself knew when it was given.
 //!
-//! Envoy's own health_check filter, which reads that knowledge at every request, is asked beside
+//! Envoy's own health_check filter, which reads that knowledge at every request, is probed beside
 //! ours without pause. An answer of ours is right if some sample from `max_age_ms` before the probe
 //! until its answer, or the sample before or after that time, agrees with it.
 
@@ -19,19 +19,28 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// Samples that lie further apart, for Envoy or the sampler was held up, may have missed a change.
 const SHORTEST: Duration = Duration::from_millis(90);
 
-/// A status, when it was asked for and when it came.
+/// The status of a probe, and its time.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen {
-    asked: Instant,
-    came: Instant,
+    /// When the probe was sent.
+    pub sent: Instant,
+    /// When its answer came.
+    pub came: Instant,
     /// `None` if no answer came.
     pub status: Option<u16>,
 }
 
-/// Asks Envoy's own filter until it is stopped, which is after all answers to be judged have come.
-pub struct Sampler {
+/// Probes until it is stopped.
+pub struct Probing {
     stop: Arc<AtomicBool>,
-    samples: JoinHandle<Vec<Seen>>,
+    answers: JoinHandle<Vec<Seen>>,
+}
+
+/// Probes Envoy's own filter until it is stopped, which is after all answers to be judged have come.
+pub struct Sampler {
+    built_in: Prober,
+    first: Seen,
+    probing: Probing,
 }
 
 /// What Envoy knew, sample by sample.
@@ -49,52 +58,67 @@ pub struct Judged {
 }
 
 impl Seen {
-    /// Asks for `/healthz`.
-    pub async fn ask(prober: &Prober) -> Self {
-        let asked = Instant::now();
+    /// Probes `/healthz`.
+    pub async fn probe(prober: &Prober) -> Self {
+        let sent = Instant::now();
         let answer = prober.try_get("/healthz").await;
         Self {
-            asked,
+            sent,
             came: Instant::now(),
             status: answer.ok().map(|answer| answer.status),
         }
     }
 
-    /// Asks again and again, with this pause between, until it is told to stop: a clone of one prober
-    /// each time to keep its connection, or a new one.
-    pub async fn keep_asking(
+    /// Probes again and again, with this pause between, until `stop`: by a clone of one prober each time
+    /// to keep its connection, or by a new one.
+    pub async fn keep_probing(
         prober: impl Fn() -> Prober,
         pause: Duration,
         stop: Arc<AtomicBool>,
     ) -> Vec<Self> {
         let mut seen = Vec::new();
         while !stop.load(Ordering::Relaxed) {
-            seen.push(Self::ask(&prober()).await);
+            seen.push(Self::probe(&prober()).await);
             tokio::time::sleep(pause).await;
         }
         seen
     }
 }
 
-impl Sampler {
-    /// Begins to ask this prober, which leads to Envoy's own filter.
-    pub async fn start(built_in: Prober) -> Self {
-        let first = Seen::ask(&built_in).await;
+impl Probing {
+    /// Begins: see [`Seen::keep_probing`].
+    pub fn start(prober: impl Fn() -> Prober + Send + 'static, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let samples = tokio::spawn(async move {
-            let mut samples = vec![first];
-            samples.extend(Seen::keep_asking(|| built_in.clone(), PAUSE, stopped).await);
-            samples.push(Seen::ask(&built_in).await);
-            samples
-        });
-        Self { stop, samples }
+        let answers = tokio::spawn(Seen::keep_probing(prober, pause, Arc::clone(&stop)));
+        Self { stop, answers }
     }
 
-    /// What it was told.
-    pub async fn stop(self) -> Truth {
+    /// Ends; gives all answers.
+    pub async fn stop(self) -> Vec<Seen> {
         self.stop.store(true, Ordering::Relaxed);
-        Truth(self.samples.await.expect("the sampler ends"))
+        self.answers.await.expect("it ends")
+    }
+}
+
+impl Sampler {
+    /// Begins to probe Envoy's own filter.
+    pub async fn start(built_in: Prober) -> Self {
+        let first = Seen::probe(&built_in).await;
+        let prober = built_in.clone();
+        let probing = Probing::start(move || prober.clone(), PAUSE);
+        Self {
+            built_in,
+            first,
+            probing,
+        }
+    }
+
+    /// Ends; gives what Envoy knew.
+    pub async fn stop(self) -> Truth {
+        let mut samples = vec![self.first];
+        samples.extend(self.probing.stop().await);
+        samples.push(Seen::probe(&self.built_in).await);
+        Truth(samples)
     }
 }
 
@@ -109,10 +133,10 @@ impl Truth {
     pub fn judge(&self, answers: impl IntoIterator<Item = Seen>, max_age: Duration) -> Judged {
         let mut judged = Judged::default();
         for answer in answers {
-            let known = self.around(answer.asked - max_age, answer.came);
+            let known = self.around(answer.sent - max_age, answer.came);
             let agrees = known.iter().any(|sample| sample.status == answer.status);
             let mut pairs = known.windows(2);
-            let missed = pairs.any(|two| two[1].came - two[0].asked > SHORTEST);
+            let missed = pairs.any(|two| two[1].came - two[0].sent > SHORTEST);
             if answer.status.is_some() && agrees {
                 judged.right += 1;
             } else if answer.status.is_some() && missed {
@@ -127,7 +151,7 @@ impl Truth {
     /// The samples of this time, the one before and the one after it.
     fn around(&self, from: Instant, to: Instant) -> &[Seen] {
         let before = self.0.partition_point(|sample| sample.came < from);
-        let after = self.0.partition_point(|sample| sample.asked <= to);
+        let after = self.0.partition_point(|sample| sample.sent <= to);
         let end = self.0.len().min(after + 1);
         &self.0[before.saturating_sub(1)..end]
     }

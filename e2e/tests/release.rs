@@ -172,9 +172,9 @@ async fn envoy_loads_the_wasm_out_of_its_image() {
     let mut filter = healthz_for("up");
     filter["typed_config"]["config"]["vm_config"]["code"] =
         json!({"local": {"filename": dir.path().join("plugin.wasm")}});
-    let clusters = vec![cluster("up", &[("127.0.0.1", 1)])];
-    let config = bootstrap(admin, vec![listener(port, filter)], clusters);
-    let _envoy = Envoy::start(&config, admin).await;
+    let clusters = vec![cluster("up", &[1])];
+    let config = bootstrap(admin, vec![listener(port, [filter])], clusters);
+    let _envoy = Envoy::start(&config.to_string(), &[]).await;
     assert_eq!(Prober::http(port).wait_for(200).await.body, "ok");
 }
 
@@ -210,10 +210,10 @@ async fn envoy_loads_the_module_out_of_its_image() {
     let (admin, port) = (free_port(), free_port());
     let routes = vec![module::route("/healthz", "up")];
     let listener = listener_with_routes(port, vec![module::filter_for("up")], routes);
-    let clusters = vec![cluster("up", &[("127.0.0.1", 1)])];
+    let clusters = vec![cluster("up", &[1])];
     let config = bootstrap(admin, vec![listener], clusters).to_string();
     let search = [(module::SEARCH_PATH, dir.path())];
-    let _envoy = Envoy::start_in(&config, admin, &[], &search).await;
+    let _envoy = Envoy::start_in(&config, &[], &search).await;
     assert_eq!(Prober::http(port).wait_for(200).await.body, "ok");
 }
 

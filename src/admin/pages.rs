@@ -1,6 +1,6 @@
 //! What a refresh asks of Envoy's admin, and what the replies are worth.
 //!
-//! `GET /clusters?filter=^(?:my_service)$` tells the hosts (Envoy 1.36 and 1.37 do not know `filter`
+//! `GET /clusters?filter=^(?:my_service)$` lists the hosts (Envoy 1.36 and 1.37 do not know `filter`
 //! and send every cluster), and `GET /ready` whether Envoy is draining:
 //!
 //! ```text
@@ -30,7 +30,7 @@ pub enum Page {
 /// What one refresh learned.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// The clusters that were asked for, sorted by name.
+    /// The clusters that are wanted, sorted by name.
     pub clusters: Vec<Cluster>,
     /// Whether Envoy is live.
     pub ready: Ready,
@@ -76,7 +76,7 @@ const LONGEST_FILTER: usize = 16 * 1024;
 /// What to do if some other server answers.
 const COMPARE: &str = "compare the address of admin_cluster with admin.address";
 
-/// The longest state that `/ready` may tell, in bytes (Envoy 1.40: `PRE_INITIALIZING`).
+/// The longest state that `/ready` may give, in bytes (Envoy 1.40: `PRE_INITIALIZING`).
 const LONGEST_STATE: usize = 32;
 
 /// The path that asks `/clusters` for these clusters alone.
@@ -105,7 +105,7 @@ fn quote(byte: u8, path: &mut String) {
     if byte.is_ascii_alphanumeric() || byte == b'_' {
         return path.push(char::from(byte));
     }
-    // The operators of RE2; other bytes stand for themselves.
+    // The operators of RE2; other bytes match themselves.
     if br"\.+*?()|[]{}^$".contains(&byte) {
         path.push_str("%5C");
     }
@@ -389,8 +389,8 @@ mod tests {
         }
         for state in ["DRAINING", "LIVE", "BRAND_NEW"] {
             let body = format!("{state}\n");
-            let told = read_ready(Some(503), body.as_bytes());
-            assert_eq!(told, no(&format!("503 {state}")));
+            let read = read_ready(Some(503), body.as_bytes());
+            assert_eq!(read, no(&format!("503 {state}")));
         }
         for starting in ["PRE_INITIALIZING", "INITIALIZING"] {
             let fault = Err(Fault::Starting(starting.to_owned()));
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_told_from_a_wrong_reply() {
+    fn silence_is_no_wrong_reply() {
         let admin = "local_admin".to_owned();
         for silence in [
             Fault::NotSent(admin.clone()),

@@ -18,7 +18,7 @@ use super::{ConfigError, Endpoint, Endpoints, FilterName};
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Tells this filter from others of the same Envoy.
+    /// Identifies this filter among those of the same Envoy.
     pub name: FilterName,
     /// The endpoints, each path once.
     pub endpoints: Vec<Endpoint>,

@@ -18,7 +18,7 @@ use super::{ConfigError, Endpoint, Endpoints, FilterName, cluster_names};
 /// A configuration whose every bound has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Tells this filter from others of the same Envoy, in logs and metrics.
+    /// Identifies this filter among those of the same Envoy, in logs and metrics.
     pub name: FilterName,
     /// The Envoy cluster that reaches this Envoy's admin. Not empty.
     pub admin_cluster: String,

@@ -3,9 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::callbacks::write_line;
-use crate::envoy::Level;
+use healthz_core::state::Level;
 
-/// Runs a hook's body; a panic in it ends here, and `fallback` says what Envoy is told.
+/// Runs a hook's body; a panic in it ends here, and `fallback` gives the result for Envoy.
 pub fn guard<T>(hook: &str, fallback: impl FnOnce() -> T, body: impl FnOnce() -> T) -> T {
     let body = || {
         #[cfg(panic_test)]

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use e2e::backend::Backend;
-use e2e::config::{Lds, bootstrap, cluster, health_check, listener, with_grpc_check, with_tls};
+use e2e::config::{bootstrap, cluster, health_check, listener, with_grpc_check, with_tls};
 use e2e::envoy::{Envoy, version};
 use e2e::prober::Prober;
 use e2e::truth::{Sampler, Seen, Truth};
+use e2e::xds::Lds;
 use e2e::{Build, free_port};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -107,7 +108,7 @@ impl Soak {
                     while begun.elapsed() < length {
                         let prober = Prober::http(clear);
                         for _ in 0..20 {
-                            seen.push(Seen::ask(&prober).await);
+                            seen.push(Seen::probe(&prober).await);
                         }
                     }
                     seen
@@ -156,7 +157,7 @@ impl Soak {
         while self.goes_on() {
             self.rest(UPDATE).await;
             let update = self.updates.fetch_add(1, Ordering::Relaxed) + 1;
-            lds.replace(u64::from(update), self.listeners(update));
+            lds.replace(self.listeners(update));
         }
         Vec::new()
     }
@@ -184,8 +185,8 @@ impl Soak {
 
     async fn start_envoy(&self, backend: u16) -> (Envoy, Lds) {
         let admin = free_port();
-        let built_in = listener(self.built_in, health_check("/healthz", "my_service", 1.0));
-        let mut my_service = with_grpc_check(cluster("my_service", &[("127.0.0.1", backend)]));
+        let built_in = listener(self.built_in, [health_check("/healthz", "my_service", 1.0)]);
+        let mut my_service = with_grpc_check(cluster("my_service", &[backend]));
         // Otherwise workers, and with them the module, know of a change up to a second after Envoy's own
         // filter.
         my_service["common_lb_config"]["update_merge_window"] = json!("0s");
@@ -193,7 +194,7 @@ impl Soak {
         let lds = Lds::add_to(&mut config, self.listeners(0));
         // Listeners that were replaced are gone before the next update.
         let arguments = ["--drain-time-s", "2"];
-        let envoy = Envoy::start_text(&config.to_string(), admin, &arguments).await;
+        let envoy = Envoy::start(&config.to_string(), &arguments).await;
         (envoy, lds)
     }
 }
@@ -258,11 +259,11 @@ async fn soak(build: Build, length: Duration) -> bool {
     for _ in 0..4 {
         for prober in [http1(), http2()] {
             let stays = move || prober.clone();
-            tasks.spawn(Seen::keep_asking(stays, PAUSE, Arc::clone(&soak.stop)));
+            tasks.spawn(Seen::keep_probing(stays, PAUSE, Arc::clone(&soak.stop)));
         }
     }
-    tasks.spawn(Seen::keep_asking(http1, PAUSE, Arc::clone(&soak.stop)));
-    tasks.spawn(Seen::keep_asking(http2, PAUSE, Arc::clone(&soak.stop)));
+    tasks.spawn(Seen::keep_probing(http1, PAUSE, Arc::clone(&soak.stop)));
+    tasks.spawn(Seen::keep_probing(http2, PAUSE, Arc::clone(&soak.stop)));
     tasks.spawn(Arc::clone(&soak).leave());
     tasks.spawn(Arc::clone(&soak).flood());
     tasks.spawn(Arc::clone(&soak).update(lds));

@@ -47,7 +47,7 @@ impl Traffic {
         let pods = Arc::new(Mutex::new(deployed.pods()));
         replace_file(&endpoints, &assignment(&pods.lock().unwrap()));
         let (port, admin) = (free_port(), free_port());
-        let balancer = Envoy::start(&balancer(port, admin, &endpoints), admin).await;
+        let balancer = Envoy::start(&balancer(port, admin, &endpoints).to_string(), &[]).await;
         let stop = Arc::new(AtomicBool::new(false));
         let limit = Arc::new(AtomicU64::new(CALL_LIMIT));
         let service = free_port();

@@ -2,12 +2,11 @@
 //! as Envoy writes them. A call through Envoy, the filter and Envoy's own health_check filter agree on
 //! each. Text that only looks like a host is none.
 
-use e2e::config::{address, cluster_of_endpoints, listener_with_routes, manager, pipe};
+use e2e::config::{Config, address, cluster_of_endpoints, listener_with_routes, manager, pipe};
+use e2e::pair::{Pair, one_of, rule};
 use e2e::prober::Prober;
-use e2e::{Build, eventually, free_port};
+use e2e::{Build, free_port};
 use serde_json::{Value, json};
-
-use crate::judgement::{Pair, one_of, rule};
 
 both_builds! {
     every_form,
@@ -32,13 +31,11 @@ struct Form {
 
 impl Form {
     fn new(name: &'static str, address: Value, shown: &str) -> Self {
-        let shown = shown.to_owned();
-        let text = "";
         Self {
             name,
             address,
-            shown,
-            text,
+            shown: shown.to_owned(),
+            text: "",
         }
     }
 
@@ -82,7 +79,7 @@ impl Form {
 /// A listener that answers 200, without an address.
 fn serving() -> Value {
     let ok = json!({"match": {"prefix": "/"}, "direct_response": {"status": 200}});
-    listener_with_routes(0, vec![], vec![ok])
+    listener_with_routes(0, [], vec![ok])
 }
 
 /// The listener of all internal addresses.
@@ -94,42 +91,41 @@ fn internal_listener() -> Value {
     listener
 }
 
-fn with_clusters(config: &mut Value, clusters: Vec<Value>, listeners: Vec<Value>) {
-    let resources = &mut config["static_resources"];
-    let append = |list: &mut Value, more| list.as_array_mut().expect("a list").extend(more);
-    append(&mut resources["clusters"], clusters);
-    append(&mut resources["listeners"], listeners);
+/// An Envoy that takes internal addresses.
+fn config() -> Config {
+    let mut config = Config::new();
     config["bootstrap_extensions"] = json!([{
         "name": "envoy.bootstrap.internal_listener",
         "typed_config": {"@type": "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener"},
     }]);
+    config
 }
 
 /// A listener that leads `/NAME` to the cluster NAME.
 fn calls(port: u16, names: &[&str]) -> Value {
     let route =
         |name: &&str| json!({"match": {"path": format!("/{name}")}, "route": {"cluster": name}});
-    let mut listener = listener_with_routes(port, vec![], names.iter().map(route).collect());
+    let mut listener = listener_with_routes(port, [], names.iter().map(route).collect());
     manager(&mut listener)["route_config"]["validate_clusters"] = json!(false);
     listener
 }
 
-async fn check(pair: &Pair, calls: &Prober, name: &str, status: u16) -> String {
+/// A call through Envoy, the filter and Envoy's own agree; gives the first line of `?verbose`.
+async fn check(pair: &Pair, calls: u16, name: &str, status: u16) -> String {
     let path = format!("/{name}");
-    eventually(
-        &format!("a call to {name} is answered {status}"),
-        async || (calls.get(&path).await.status == status).then_some(()),
-    )
-    .await;
+    let calls = Prober::http(calls);
+    calls.wait_for_answer(&path, status, "").await;
     pair.check(name, status, status, None).await;
-    pair.ours_says(name, status).await
+    let lines = pair.check_ours(name, status).await;
+    lines.lines().next().unwrap_or_default().to_owned()
 }
 
 async fn every_form(build: Build) {
     let dir = tempfile::tempdir().unwrap();
     let inside = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let port = free_port();
+    let (port, calling) = (free_port(), free_port());
     let abstract_name = format!("@healthz-{port}");
+    let ip = format!("127.0.0.1:{port}");
     let forms = [
         Form::internal("internal_v4", "10.0.0.1:8080"),
         Form::internal("internal_v6", "[fd00::1]:8080"),
@@ -141,46 +137,32 @@ async fn every_form(build: Build) {
         Form::pipe("relative_colons", "a::127.0.0.1:80"),
         Form::pipe("abstract", &abstract_name),
         Form::pipe("abstract_colons", &format!("{abstract_name}::b")),
-        Form::new(
-            "ip",
-            address("127.0.0.1", port),
-            &format!("127.0.0.1:{port}"),
-        )
-        .with(FAKES[2]),
+        Form::new("ip", address("127.0.0.1", port), &ip).with(FAKES[2]),
         Form::pipe("fakes_0", &inside("0.sock")).with(FAKES[0]),
         Form::pipe("fakes_1", "1.sock").with(FAKES[1]),
         Form::pipe("fakes_2", &inside("2.sock")).with(FAKES[2]),
     ];
     let names = forms.iter().flat_map(|form| [form.name, form.down()]);
     let names: Vec<_> = names.collect();
-    let calling = free_port();
-    let pair = Pair::start(
-        build,
-        names.iter().map(|name| one_of(name)).collect(),
-        |config| {
-            let clusters = forms.iter().flat_map(|form| {
-                let down = form.cluster(form.down(), "UNHEALTHY");
-                [form.cluster(form.name, "HEALTHY"), down]
-            });
-            let of_their_own = forms
-                .iter()
-                .filter(|form| !form.name.starts_with("internal"));
-            let listeners = of_their_own.map(Form::listener);
-            let more = [internal_listener(), calls(calling, &names)];
-            with_clusters(config, clusters.collect(), listeners.chain(more).collect());
-        },
-    )
-    .await;
-    let calls = Prober::http(calling);
+    let mut config = config()
+        .listener(internal_listener())
+        .listener(calls(calling, &names));
+    for form in &forms {
+        let up = form.cluster(form.name, "HEALTHY");
+        config = config.clusters([up, form.cluster(form.down(), "UNHEALTHY")]);
+        if !form.name.starts_with("internal") {
+            config = config.listener(form.listener());
+        }
+    }
+    let pair = Pair::start(build, names.iter().map(|name| one_of(name)), config).await;
     for form in &forms {
         let (name, down, shown) = (form.name, form.down(), &form.shown);
-        let said = check(&pair, &calls, name, 200).await;
-        let first = said.lines().next();
-        assert_eq!(first, Some(format!("[+]{name} 1/1 healthy").as_str()));
-        let said = check(&pair, &calls, down, 503).await;
+        let line = check(&pair, calling, name, 200).await;
+        assert_eq!(line, format!("[+]{name} 1/1 healthy"));
+        let line = check(&pair, calling, down, 503).await;
         let host = format!(": {shown} failed_eds_health");
-        let line = format!("[-]{down} 0/1 healthy{}", build.of_hosts(&host));
-        assert_eq!(said.lines().next(), Some(line.as_str()));
+        let host = build.of_hosts(&host);
+        assert_eq!(line, format!("[-]{down} 0/1 healthy{host}"));
     }
 }
 
@@ -188,32 +170,19 @@ async fn every_form(build: Build) {
 async fn hosts_of_a_longer_name(build: Build) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("y.sock");
-    let (short, up) = (
-        Form::pipe("short", "x.sock"),
-        Form::pipe("up", path.to_str().unwrap()),
-    );
+    let short = Form::pipe("short", "x.sock");
+    let up = Form::pipe("up", path.to_str().unwrap());
     let names = ["long", "long::more", "long::/more", "none", "none::more"];
     let calling = free_port();
     let all = |name| json!({"clusters": [{"name": name, "min_healthy": "100%"}]});
-    let pair = Pair::start(
-        build,
-        names
-            .iter()
-            .map(|name| rule(name, all(name), 100.0))
-            .collect(),
-        |config| {
-            let clusters = vec![
-                short.cluster("long", "UNHEALTHY"),
-                short.cluster("long::more", "HEALTHY"),
-                up.cluster("long::/more", "HEALTHY"),
-                short.cluster("none::more", "HEALTHY"),
-            ];
-            let listeners = vec![short.listener(), up.listener(), calls(calling, &names)];
-            with_clusters(config, clusters, listeners);
-        },
-    )
-    .await;
-    let calls = Prober::http(calling);
+    let rules = names.map(|name| rule(name, all(name), 100.0));
+    let config = config()
+        .cluster(short.cluster("long", "UNHEALTHY"))
+        .cluster(short.cluster("long::more", "HEALTHY"))
+        .cluster(up.cluster("long::/more", "HEALTHY"))
+        .cluster(short.cluster("none::more", "HEALTHY"))
+        .listeners([short.listener(), up.listener(), calls(calling, &names)]);
+    let pair = Pair::start(build, rules, config).await;
     for (name, status, counts) in [
         ("long", 503, "0/1"),
         ("long::more", 200, "1/1"),
@@ -221,10 +190,8 @@ async fn hosts_of_a_longer_name(build: Build) {
         ("none", 503, "0/0"),
         ("none::more", 200, "1/1"),
     ] {
-        let said = check(&pair, &calls, name, status).await;
-        assert!(
-            said.contains(&format!("]{name} {counts} healthy")),
-            "{said}"
-        );
+        let line = check(&pair, calling, name, status).await;
+        let counts = format!("]{name} {counts} healthy");
+        assert!(line.contains(&counts), "{line}");
     }
 }

@@ -1,8 +1,7 @@
 //! Bad configurations: Envoy refuses to start, and one line says why.
 
 use e2e::Build;
-use e2e::config::{bootstrap, listener};
-use e2e::envoy::validate;
+use e2e::config::{Config, FORGED, listener, refused};
 use serde_json::{Value, json};
 
 both_builds! {
@@ -12,24 +11,6 @@ both_builds! {
     a_path_that_envoy_refuses_is_refused,
     an_unknown_field_is_answered_with_those_that_the_build_has,
 }
-
-/// A filter is refused, by one line of ours that holds this one.
-pub(crate) fn check(filter: Value, line: &str) {
-    let listeners = vec![listener(10_000, filter)];
-    let (good, log) = validate(&bootstrap(10_001, listeners, vec![]).to_string());
-    assert!(!good, "Envoy takes it: {line}");
-    let ours: Vec<_> = log
-        .lines()
-        .filter(|entry| entry.contains("envoy-healthz"))
-        .filter(|entry| !entry.contains("envoy_healthz.wasm"))
-        .collect();
-    assert_eq!(ours.len(), 1, "{line}: {log}");
-    assert!(ours[0].contains(line), "{line:?} is not in {:?}", ours[0]);
-    assert!(!log.contains(FORGED), "{line}: {log}");
-}
-
-/// What a name would add to the log if its line feed got there.
-const FORGED: &str = "\n[warning] forged";
 
 /// The smallest configuration.
 fn smallest() -> Value {
@@ -47,26 +28,25 @@ async fn a_good_one_is_taken(build: Build) {
     let mut liveness = smallest();
     liveness["endpoints"][0]["clusters"] = json!([]);
     for configuration in [smallest(), named, odd, liveness] {
-        let listeners = vec![listener(10_000, build.filter(&configuration))];
-        let (good, log) = validate(&bootstrap(10_001, listeners, vec![]).to_string());
+        let listener = listener(10_000, [build.filter(&configuration)]);
+        let (good, log) = Config::new().listener(listener).validate();
         assert!(good, "{configuration}: {log}");
     }
 }
 
 async fn a_bad_one_is_refused_with_its_line(build: Build) {
     let empty = match build {
-        Build::Wasm => "envoy-healthz: configuration: is empty; give a google.protobuf.StringValue",
-        Build::Module => "envoy-healthz: configuration: is empty; give {\"endpoints\"",
+        Build::Wasm => "is empty; give a google.protobuf.StringValue",
+        Build::Module => "is empty; give {\"endpoints\"",
     };
-    check(build.filter_text(""), empty);
-    let cut_off = "envoy-healthz: configuration: EOF while parsing";
-    check(build.filter_text("{"), cut_off);
+    for (text, line) in [("", empty), ("{", "EOF while parsing")] {
+        let line = format!("envoy-healthz: configuration: {line}");
+        refused(build.filter_text(text), &line);
+    }
     let mut no_slash = smallest();
     no_slash["endpoints"][0]["path"] = json!("healthz");
-    check(
-        build.filter(&no_slash),
-        r#"envoy-healthz: endpoints[0].path: must start with '/', got "healthz""#,
-    );
+    let line = r#"envoy-healthz: endpoints[0].path: must start with '/', got "healthz""#;
+    refused(build.filter(&no_slash), line);
 }
 
 #[test]
@@ -75,11 +55,11 @@ fn what_the_wasm_build_alone_refuses() {
     let mut no_admin = smallest();
     no_admin.as_object_mut().unwrap().remove("admin_cluster");
     let line = "envoy-healthz: configuration: missing field `admin_cluster`";
-    check(build.filter_text(&no_admin.to_string()), line);
+    refused(build.filter_text(&no_admin.to_string()), line);
     let mut module_only = smallest();
     module_only["grpc_health"] = json!({"services": {"": "/healthz"}});
     let line = "envoy-healthz: grpc_health: needs the native module";
-    check(build.filter(&module_only), line);
+    refused(build.filter(&module_only), line);
 }
 
 /// Envoy hands a wasm filter a Struct as binary protobuf.
@@ -92,7 +72,7 @@ fn a_struct_for_the_wasm_build_is_refused_by_words_that_name_a_string_value() {
     });
     let line =
         "envoy-healthz: configuration: is not JSON; give a google.protobuf.StringValue of JSON";
-    check(filter, line);
+    refused(filter, line);
 }
 
 /// Envoy answers a request for such a path itself, with a 400.
@@ -100,7 +80,7 @@ async fn a_path_that_envoy_refuses_is_refused(build: Build) {
     let mut configuration = smallest();
     configuration["endpoints"][0]["path"] = json!("/\u{e9}");
     let line = "envoy-healthz: endpoints[0].path: must not contain '\u{e9}', got \"/\u{e9}\"";
-    check(build.filter(&configuration), line);
+    refused(build.filter(&configuration), line);
 }
 
 /// Of fields that only the other build has nothing is offered.
@@ -116,7 +96,7 @@ async fn an_unknown_field_is_answered_with_those_that_the_build_has(build: Build
     };
     let line =
         format!("envoy-healthz: max_age: unknown field `max_age`, expected one of {offered}");
-    check(build.filter(&configuration), &line);
+    refused(build.filter(&configuration), &line);
 }
 
 /// A name with a control character could forge a line of the log, of `?verbose` or of a metric.
@@ -132,35 +112,27 @@ async fn a_control_character_in_a_name_is_refused(build: Build) {
     for char in ['\r', '\t', '\u{0}', '\u{1b}', '\u{7f}', '\u{85}'] {
         let name = format!("a{char}b");
         let line = format!("{cluster_line} character, got {name:?}");
-        check(with(cluster, json!(name)), &line);
+        refused(with(cluster, json!(name)), &line);
     }
     let name = format!("a{FORGED}");
+    let rule = json!({"name": name, "min_healthy": 2});
+    let (path, with_slash) = ("/endpoints/0/path", format!("/{name}"));
+    let path_line = "envoy-healthz: endpoints[0].path: must not contain '\\n', got";
+    let name_line = "envoy-healthz: name: invalid value: string";
     for (field, value, line) in [
         (cluster, json!(name), cluster_line),
-        (
-            cluster,
-            json!({"name": name, "min_healthy": 2}),
-            cluster_line,
-        ),
-        (
-            "/name",
-            json!(name),
-            "envoy-healthz: name: invalid value: string",
-        ),
-        (
-            "/endpoints/0/path",
-            json!(format!("/{name}")),
-            "envoy-healthz: endpoints[0].path: must not contain '\\n', got",
-        ),
+        (cluster, rule, cluster_line),
+        ("/name", json!(name), name_line),
+        (path, json!(with_slash), path_line),
     ] {
-        check(with(field, value), line);
+        refused(with(field, value), line);
     }
     let mut unknown = smallest();
     unknown[&name] = json!(1);
     let line = "envoy-healthz: a\\n[warning] forged: unknown field";
-    check(build.filter(&unknown), line);
+    refused(build.filter(&unknown), line);
     if build == Build::Wasm {
         let line = "envoy-healthz: admin_cluster: must not contain a control character, got";
-        check(with("/admin_cluster", json!(name)), line);
+        refused(with("/admin_cluster", json!(name)), line);
     }
 }

@@ -16,7 +16,6 @@ use healthz_doctor::{Options, check};
 struct Case {
     text: String,
     port: u16,
-    admin: u16,
 }
 
 impl Case {
@@ -45,11 +44,11 @@ impl Case {
         ] {
             text = text.replace(from, to);
         }
-        Self { text, port, admin }
+        Self { text, port }
     }
 
     async fn start(&self) -> Envoy {
-        Envoy::start_text(&self.text, self.admin, &[]).await
+        Envoy::start(&self.text, &[]).await
     }
 
     /// What the doctor finds in the file; that everything is on loopback here is ours.

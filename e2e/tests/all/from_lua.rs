@@ -45,7 +45,7 @@ impl Ports {
             let checks = "      interval: 1s\n";
             config = config.replace(checks, &format!("{checks}      no_traffic_interval: 1s\n"));
         }
-        Envoy::start_text(&config, self.admin, &[]).await
+        Envoy::start(&config, &[]).await
     }
 }
 

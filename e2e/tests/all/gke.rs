@@ -178,7 +178,7 @@ impl Pod {
         }
         e2e::module::folder();
         Self {
-            envoy: Envoy::start_text(&config, admin, &[]).await,
+            envoy: Envoy::start(&config, &[]).await,
             port,
             metrics,
             backend,

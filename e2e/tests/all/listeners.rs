@@ -1,17 +1,14 @@
 //! Listeners that are replaced and removed while they are used: no crash, no probe without an answer.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use e2e::config::{
-    Lds, bootstrap, bootstrap_with_fake, cluster, healthz_with, listener, listener_with_filters,
-};
+use e2e::config::{Config, cluster, listener};
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin, HEALTHY};
 use e2e::prober::{Prober, probe_at_once};
-use e2e::truth::Seen;
-use e2e::{Build, eventually, free_port};
+use e2e::truth::Probing;
+use e2e::xds::Lds;
+use e2e::{Build, free_port, until};
 use serde_json::{Value, json};
 
 both_builds! {
@@ -20,20 +17,12 @@ both_builds! {
     replaced_listeners_leave_nothing_behind,
 }
 
-async fn taken(envoy: &Envoy, version: u64) {
-    eventually("the update is taken", async || {
-        let updates = envoy.stat("listener_manager.lds.update_success").await;
-        (updates > version).then_some(())
-    })
-    .await;
-}
-
-async fn gone(envoy: &Envoy) {
-    eventually("the old listeners are gone", async || {
-        let draining = "listener_manager.total_listeners_draining";
-        (envoy.stat(draining).await == 0).then_some(())
-    })
-    .await;
+/// Replaces the listeners, and waits until the old ones are gone.
+async fn update(lds: &Lds, envoy: &Envoy, listeners: Vec<Value>) {
+    lds.replace(listeners);
+    lds.taken(envoy).await;
+    let draining = "listener_manager.total_listeners_draining";
+    envoy.wait_for_stat(draining, 0).await;
 }
 
 fn ours(build: Build, port: u16, path: &str) -> Value {
@@ -44,116 +33,82 @@ fn ours(build: Build, port: u16, path: &str) -> Value {
 /// The filter is replaced, taken out and put back under load, so that its module is opened and closed
 /// again and again while workers are in it.
 async fn replaced_and_removed_under_load(build: Build) {
-    let (admin, port, steady) = (free_port(), free_port(), free_port());
-    let clusters = vec![cluster("c", &[("127.0.0.1", 1)])];
-    let mut config = bootstrap(admin, vec![], clusters);
-    let without = |port: u16| listener_with_filters(port, vec![]);
-    let lds = Lds::add_to(
-        &mut config,
-        vec![ours(build, port, "/healthz"), without(steady)],
-    );
-    let arguments = ["--drain-time-s", "1"];
-    let envoy = Envoy::start_text(&config.to_string(), admin, &arguments).await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let load: Vec<_> = [port, steady]
-        .into_iter()
-        .map(|port| {
-            let stop = Arc::clone(&stop);
-            let ask = Seen::keep_asking(move || Prober::http(port), Duration::ZERO, stop);
-            tokio::spawn(ask)
-        })
-        .collect();
-    for version in 1..12 {
-        let listener = match version % 3 {
-            0 => ours(build, port, "/healthz"),
-            1 => without(port),
-            _ => ours(build, port, "/readyz"),
-        };
-        lds.replace(version, vec![listener, without(steady)]);
-        taken(&envoy, version).await;
-        let path = if version % 3 == 2 {
-            "/readyz"
-        } else {
-            "/healthz"
-        };
-        let expected = if version % 3 == 1 { 418 } else { 200 };
-        eventually("the new listener is used", async || {
-            let answer = Prober::http(port).try_get(path).await.ok()?;
-            (answer.status == expected).then_some(())
+    let (port, steady) = (free_port(), free_port());
+    let healthz = || ours(build, port, "/healthz");
+    let without = |port| listener(port, []);
+    let lds = Lds::new(vec![healthz(), without(steady)]);
+    let config = Config::new().cluster(cluster("c", &[1])).lds(&lds);
+    let envoy = config.start_with(&["--drain-time-s", "1"]).await;
+    let probe = |port| Probing::start(move || Prober::http(port), Duration::ZERO);
+    let load = [port, steady].map(probe);
+    let rows = [
+        ("/healthz", 418, without(port)),
+        ("/readyz", 200, ours(build, port, "/readyz")),
+        ("/healthz", 200, healthz()),
+    ];
+    for (path, status, listener) in rows.iter().cycle().take(11) {
+        lds.replace(vec![listener.clone(), without(steady)]);
+        lds.taken(&envoy).await;
+        until("the new listener is used", async || {
+            let answer = Prober::http(port).try_get(path).await;
+            answer.is_ok_and(|answer| answer.status == *status)
         })
         .await;
     }
     // All listeners go, and with them the last configuration that names the module.
-    lds.replace(12, vec![without(steady)]);
-    taken(&envoy, 12).await;
-    gone(&envoy).await;
-    lds.replace(13, vec![ours(build, port, "/healthz"), without(steady)]);
-    taken(&envoy, 13).await;
+    update(&lds, &envoy, vec![without(steady)]).await;
+    lds.replace(vec![healthz(), without(steady)]);
+    lds.taken(&envoy).await;
     Prober::http(port).wait_for(200).await;
-    stop.store(true, Ordering::Relaxed);
-    for answers in load {
-        let answers = answers.await.unwrap();
+    for probing in load {
+        let answers = probing.stop().await;
         assert!(answers.len() > 20, "only {} answers", answers.len());
         for answer in &answers {
             // While there is no listener, or it goes, there is no answer.
-            assert!(
-                matches!(answer.status, None | Some(200 | 418)),
-                "{answer:?}"
-            );
+            let good = matches!(answer.status, None | Some(200 | 418));
+            assert!(good, "{answer:?}");
         }
     }
 }
 
 /// A refused update leaves the old listener as it was; an endpoint that is gone leaves no gauge.
 async fn stats_and_records_of_what_is_replaced(build: Build) {
-    let (admin, port) = (free_port(), free_port());
+    let port = free_port();
+    let lds = Lds::new(vec![ours(build, port, "/healthz")]);
     // Unhealthy: an alert would stay.
-    let mut config = bootstrap(admin, vec![], vec![cluster("c", &[])]);
-    let lds = Lds::add_to(&mut config, vec![ours(build, port, "/healthz")]);
-    let arguments = ["--drain-time-s", "1"];
-    let envoy = Envoy::start_text(&config.to_string(), admin, &arguments).await;
+    let config = Config::new().cluster(cluster("c", &[])).lds(&lds);
+    let envoy = config.start_with(&["--drain-time-s", "1"]).await;
     Prober::http(port).wait_for(503).await;
     // An alert looks for this 0. The wasm build's gauges cannot go: they become 1.
     let alarm = async |path: &str, expected: bool| {
         let gauge = build.stat("healthy", &[("filter", "default"), ("path", path)]);
-        eventually(&format!("{gauge} is 0: {expected}"), async || {
+        until(&format!("{gauge} is 0: {expected}"), async || {
             let stats = envoy.admin.get("/stats").await.body;
-            (stats.contains(&format!("{gauge}: 0\n")) == expected).then_some(())
+            stats.contains(&format!("{gauge}: 0\n")) == expected
         })
         .await;
     };
     alarm("/healthz", true).await;
 
-    lds.replace(1, vec![ours(build, port, "healthz")]);
-    eventually("the bad update is refused", async || {
-        let rejected = envoy.stat("listener_manager.lds.update_rejected").await;
-        (rejected == 1).then_some(())
-    })
-    .await;
+    lds.replace(vec![ours(build, port, "healthz")]);
+    let rejected = "listener_manager.lds.update_rejected";
+    envoy.wait_for_stat(rejected, 1).await;
     let line = "envoy-healthz: endpoints[0].path: must start with '/', got \"healthz\"";
     assert!(!envoy.logged(&[line]).is_empty());
     assert_eq!(Prober::http(port).get("/healthz").await.status, 503);
 
     // The same filter in a listener that is new: nothing has changed, so nothing is logged, and the
-    // gauge is there once the new one has been asked.
+    // gauge is there once the new one has been probed.
     let mut changed = ours(build, port, "/healthz");
     changed["per_connection_buffer_limit_bytes"] = json!(65536);
-    lds.replace(2, vec![changed]);
-    taken(&envoy, 1).await;
-    gone(&envoy).await;
+    update(&lds, &envoy, vec![changed]).await;
     Prober::http(port).wait_for(503).await;
     alarm("/healthz", true).await;
     let line = "envoy-healthz[default]: /healthz is unhealthy";
     assert_eq!(envoy.logged(&[line]).len(), 1);
 
-    lds.replace(3, vec![ours(build, port, "/readyz")]);
-    taken(&envoy, 2).await;
-    gone(&envoy).await;
-    eventually("the new endpoint is asked", async || {
-        let answer = Prober::http(port).try_get("/readyz").await.ok()?;
-        (answer.status == 503).then_some(())
-    })
-    .await;
+    update(&lds, &envoy, vec![ours(build, port, "/readyz")]).await;
+    Prober::http(port).wait_for_answer("/readyz", 503, "").await;
     alarm("/readyz", true).await;
     alarm("/healthz", false).await;
 }
@@ -167,73 +122,54 @@ async fn replaced_listeners_leave_nothing_behind(build: Build) {
     /// about 4 more of each distinct configuration: it never forgets the keys of shared records. The
     /// two snapshots themselves, were they kept, are 25 KB.
     const KEPT: u64 = 12288;
-    let (admin, port, refreshed) = (free_port(), free_port(), free_port());
-    let given = |version: u64| {
-        let filter = |max_age_ms: u64, refresh_interval_ms: Option<u64>| {
-            // No two configurations are the same.
-            let rule = json!({"name": "c", "min_healthy": 1 + version});
-            let mut filter = json!({
-                "admin_timeout_ms": 10_000,
-                "max_age_ms": max_age_ms,
-                "endpoints": [{"path": "/healthz", "clusters": [rule]}],
-            });
-            if let Some(interval) = refresh_interval_ms {
-                filter["refresh_interval_ms"] = json!(interval);
-            }
-            filter
-        };
+    let ports = [free_port(), free_port()];
+    let listeners = |version: u64| {
+        // No two configurations are the same.
+        let rule = json!({"name": "c", "min_healthy": 1 + version});
+        let endpoints = json!([{"path": "/healthz", "clusters": [rule]}]);
+        let plain = json!({"admin_timeout_ms": 10_000, "max_age_ms": 0, "endpoints": endpoints});
+        let mut refreshed = plain.clone();
+        refreshed["max_age_ms"] = json!(1000);
         // Like the first one, the last one does not refresh.
-        let refresh = (version > 0 && version < LAST).then_some(50);
-        vec![
-            build.listener(port, &filter(0, None)),
-            build.listener(refreshed, &filter(1000, refresh)),
-        ]
+        if version > 0 && version < LAST {
+            refreshed["refresh_interval_ms"] = json!(50);
+        }
+        let listeners = [(ports[0], plain), (ports[1], refreshed)];
+        listeners
+            .map(|(port, filter)| build.listener(port, &filter))
+            .to_vec()
     };
     // What workers share of so many hosts would show, were it kept.
-    let hosts: Vec<_> = (1..=250).map(|nth| format!("127.0.1.{nth}")).collect();
-    let hosts: Vec<_> = hosts.iter().map(|host| (host.as_str(), 1)).collect();
-    let mut config = bootstrap(admin, vec![], vec![cluster("c", &hosts)]);
-    let lds = Lds::add_to(&mut config, given(0));
-    let envoy = Envoy::start_text(&config.to_string(), admin, &["--drain-time-s", "0"]).await;
-    let update_to = async |version: u64| {
-        lds.replace(version, given(version));
-        taken(&envoy, version).await;
-        gone(&envoy).await;
-        for _ in 0..8 {
-            for port in [port, refreshed] {
-                assert_eq!(Prober::http(port).get("/healthz").await.status, 200);
-            }
-        }
-    };
-    let allocated = async || {
-        let memory: Value =
-            serde_json::from_str(&envoy.admin.get("/memory").await.body).expect("JSON");
-        let allocated = memory["allocated"].as_str().expect("a string");
-        allocated.parse::<u64>().expect("a number")
-    };
+    let hosts: Vec<_> = (1..=250).collect();
+    let lds = Lds::new(listeners(0));
+    let config = Config::new().cluster(cluster("c", &hosts)).lds(&lds);
+    let envoy = config.start_with(&["--drain-time-s", "0"]).await;
     let sleeps_in_a_second = async || {
         let before = envoy.sleeps();
         tokio::time::sleep(Duration::from_secs(1)).await;
         envoy.sleeps() - before
     };
     let sleeps = sleeps_in_a_second().await;
-    for version in 1..=SETTLED {
-        update_to(version).await;
+    let mut settled = 0;
+    for version in 1..=LAST {
+        update(&lds, &envoy, listeners(version)).await;
+        for port in ports.repeat(8) {
+            assert_eq!(Prober::http(port).get("/healthz").await.status, 200);
+        }
+        if version == SETTLED {
+            settled = allocated(&envoy).await;
+        }
     }
-    let settled = allocated().await;
-    for version in SETTLED + 1..=LAST {
-        update_to(version).await;
-    }
-    eventually("Envoy sleeps as it did before", async || {
+    until("Envoy sleeps as it did before", async || {
         let now = sleeps_in_a_second().await;
         println!("{sleeps} sleeps in a second before, {now} now");
-        (now < sleeps + 50).then_some(())
+        now < sleeps + 50
     })
     .await;
-    eventually("its memory is what it was", async || {
-        let kept = allocated().await.saturating_sub(settled) / (LAST - SETTLED);
+    until("its memory is what it was", async || {
+        let kept = allocated(&envoy).await.saturating_sub(settled) / (LAST - SETTLED);
         println!("{kept} bytes kept of an update");
-        (kept < KEPT).then_some(())
+        kept < KEPT
     })
     .await;
     if build == Build::Wasm {
@@ -244,31 +180,35 @@ async fn replaced_listeners_leave_nothing_behind(build: Build) {
     }
 }
 
+/// The bytes that Envoy has allocated.
+async fn allocated(envoy: &Envoy) -> u64 {
+    let memory: Value = serde_json::from_str(&envoy.admin.get("/memory").await.body).expect("JSON");
+    let allocated = memory["allocated"].as_str().expect("a string");
+    allocated.parse().expect("a number")
+}
+
 /// The filter's own configuration is replaced while probes wait: all of them are answered.
 #[tokio::test]
 async fn an_update_of_the_listener_leaves_no_probe_waiting() {
     let slow = Does::Delay(Duration::from_millis(1500), HEALTHY.to_vec());
     let fake = FakeAdmin::start(slow).await;
-    let (admin, port) = (free_port(), free_port());
-    let given = |version: u64| {
-        let fields = json!({"admin_timeout_ms": 10000, "max_age_ms": version});
-        vec![listener(port, healthz_with(&fields))]
+    let port = free_port();
+    let listeners = |version: u64| {
+        let filter = json!({"admin_timeout_ms": 10000, "max_age_ms": version});
+        vec![Build::Wasm.listener(port, &filter)]
     };
-    let mut config = bootstrap_with_fake(admin, fake.port, vec![], vec![]);
-    let lds = Lds::add_to(&mut config, given(0));
-    let envoy = Envoy::start(&config, admin).await;
-    let prober = Prober::http(port);
-    prober.wait_for(200).await;
+    let lds = Lds::new(listeners(0));
+    let envoy = Config::new().fake_admin(fake.port).lds(&lds).start().await;
+    Prober::http(port).wait_for(200).await;
 
     for version in 1..5 {
         let waiting = tokio::spawn(probe_at_once(port, 20));
-        let active = "http.e2e.downstream_rq_active";
-        eventually("they wait", async || {
-            (envoy.stat(active).await > 0).then_some(())
+        until("they wait", async || {
+            envoy.stat("http.e2e.downstream_rq_active").await > 0
         })
         .await;
-        lds.replace(version, given(version));
+        lds.replace(listeners(version));
         assert_eq!(waiting.await.unwrap(), [200; 20], "update {version}");
-        taken(&envoy, version).await;
+        lds.taken(&envoy).await;
     }
 }

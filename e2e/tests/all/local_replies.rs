@@ -62,11 +62,11 @@ async fn start(
     let mut listener = listener(build, port, filters);
     change(&mut listener);
     let clusters = vec![
-        with_tcp_check(cluster("up", &[("127.0.0.1", live)])),
-        with_tcp_check(cluster("down", &[("127.0.0.1", free_port())])),
+        with_tcp_check(cluster("up", &[live])),
+        with_tcp_check(cluster("down", &[free_port()])),
     ];
     let config = bootstrap(admin, vec![listener], clusters);
-    let envoy = Envoy::start_text(&config.to_string(), admin, &FLUSH).await;
+    let envoy = Envoy::start(&config.to_string(), &FLUSH).await;
     let served = Served {
         envoy,
         prober: Prober::http(port),
@@ -180,7 +180,7 @@ async fn response_code_details_of_a_snapshot_and_of_a_silent_admin() {
     let start = async || {
         let config = bootstrap_with_fake(admin, fake.port, vec![listener.clone()], vec![]);
         let arguments = [&["--concurrency", "1"][..], &FLUSH].concat();
-        Envoy::start_text(&config.to_string(), admin, &arguments).await
+        Envoy::start(&config.to_string(), &arguments).await
     };
     let prober = Prober::http(port);
     let envoy = start().await;
@@ -402,7 +402,7 @@ async fn what_envoy_refuses_by_itself_is_not_health(build: Build) {
             "resource_api_version": "V3", "path_config_source": {"path": eds},
         }},
     }));
-    let mut broken = with_tcp_check(cluster("broken", &[("127.0.0.1", live)]));
+    let mut broken = with_tcp_check(cluster("broken", &[live]));
     broken["circuit_breakers"] = json!({"thresholds": [{"max_requests": 0}]});
     let (admin, port) = (free_port(), free_port());
     let endpoints: Vec<_> = ["dropped", "broken"]
@@ -434,7 +434,10 @@ async fn a_logical_dns_host_is_healthy_until_its_checks_have_failed(build: Build
     let (admin, port) = (free_port(), free_port());
     let dead = free_port();
     let cluster_of = |name: &str, kind: &str| {
-        let mut cluster = with_tcp_check(cluster(name, &[("localhost", dead)]));
+        let mut cluster = with_tcp_check(e2e::config::cluster_of(
+            name,
+            vec![e2e::config::address("localhost", dead)],
+        ));
         cluster["type"] = json!(kind);
         cluster["health_checks"][0]["interval"] = json!("1s");
         cluster["health_checks"][0]["no_traffic_interval"] = json!("1s");

@@ -43,13 +43,13 @@ async fn check(row: Row, target: &str, clusters: Vec<Value>) {
     .await;
 }
 
-async fn check_in(row: Row, target: &str, admin: u16, config: impl FnOnce(Vec<Value>) -> Value) {
+async fn check_in(row: Row, target: &str, _admin: u16, config: impl FnOnce(Vec<Value>) -> Value) {
     let (lua, filter) = (free_port(), free_port());
     let listeners = vec![
-        listener(lua, lua_for(target)),
-        listener(filter, healthz_for(target)),
+        listener(lua, [lua_for(target)]),
+        listener(filter, [healthz_for(target)]),
     ];
-    let envoy = Envoy::start(&config(listeners), admin).await;
+    let envoy = Envoy::start(&config(listeners).to_string(), &[]).await;
     for (name, port, expected) in [("filter", filter, row.filter), ("lua", lua, row.lua)] {
         let prober = Prober::http(port);
         // Health checks may still have to run; what is asserted stays as it is then.
@@ -69,9 +69,9 @@ async fn check_in(row: Row, target: &str, admin: u16, config: impl FnOnce(Vec<Va
 #[tokio::test]
 async fn both_are_right_where_the_case_is_plain() {
     let (_live, live) = TcpHost::on_free_port().await;
-    let up = with_tcp_check(cluster("my_service", &[("127.0.0.1", live)]));
+    let up = with_tcp_check(cluster("my_service", &[live]));
     check(row("up", 200, 200), "my_service", vec![up]).await;
-    let down = with_tcp_check(cluster("my_service", &[("127.0.0.1", free_port())]));
+    let down = with_tcp_check(cluster("my_service", &[free_port()]));
     check(row("down", 503, 503), "my_service", vec![down]).await;
 }
 
@@ -84,7 +84,7 @@ async fn admin_cluster_missing() {
         admin,
         |listeners| {
             let mut config = bootstrap(admin, listeners, vec![]);
-            let dead = cluster("my_service", &[("127.0.0.1", 1)]);
+            let dead = cluster("my_service", &[1]);
             config["static_resources"]["clusters"] = json!([dead]);
             config
         },
@@ -118,7 +118,7 @@ async fn admin_answers_500_with_matching_text() {
 async fn ipv6_host() {
     let listener = TcpListener::bind(("::1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let ipv6 = with_tcp_check(cluster("my_service", &[("::1", port)]));
+    let ipv6 = with_tcp_check(cluster_of("my_service", vec![address("::1", port)]));
     check(row("IPv6", 503, 200), "my_service", vec![ipv6]).await;
 }
 
@@ -134,8 +134,8 @@ async fn unix_socket_host() {
 #[tokio::test]
 async fn another_cluster_ends_with_the_name() {
     let (_live, live) = TcpHost::on_free_port().await;
-    let dead = with_tcp_check(cluster("my_service", &[("127.0.0.1", free_port())]));
-    let other = cluster("other_my_service", &[("127.0.0.1", live)]);
+    let dead = with_tcp_check(cluster("my_service", &[free_port()]));
+    let other = cluster("other_my_service", &[live]);
     check(
         row("failed, namesake healthy", 200, 503),
         "my_service",
@@ -164,7 +164,7 @@ async fn degraded_host() {
 #[tokio::test]
 async fn name_with_a_lua_operator() {
     let (_live, live) = TcpHost::on_free_port().await;
-    let dashed = with_tcp_check(cluster("my-service", &[("127.0.0.1", live)]));
+    let dashed = with_tcp_check(cluster("my-service", &[live]));
     check(
         row("a dash in the name", 503, 200),
         "my-service",
@@ -176,7 +176,7 @@ async fn name_with_a_lua_operator() {
 #[tokio::test]
 async fn query() {
     let (_live, live) = TcpHost::on_free_port().await;
-    let up = with_tcp_check(cluster("my_service", &[("127.0.0.1", live)]));
+    let up = with_tcp_check(cluster("my_service", &[live]));
     let asked = Row {
         path: "/healthz?x=1",
         ..row("query", UPSTREAM, 200)
@@ -192,11 +192,11 @@ async fn slow_admin() {
     let fake = FakeAdmin::start(Does::Delay(Duration::from_millis(200), text)).await;
     let (lua, filter, admin) = (free_port(), free_port(), free_port());
     let listeners = vec![
-        listener(lua, lua_for("my_service")),
-        listener(filter, healthz_for("my_service")),
+        listener(lua, [lua_for("my_service")]),
+        listener(filter, [healthz_for("my_service")]),
     ];
     let config = bootstrap_with_fake(admin, fake.port, listeners, vec![]);
-    let _envoy = Envoy::start(&config, admin).await;
+    let _envoy = Envoy::start(&config.to_string(), &[]).await;
     assert_ne!(Prober::http(lua).get("/healthz").await.status, 200);
     assert_eq!(Prober::http(filter).get("/healthz").await.status, 200);
 }

@@ -48,6 +48,7 @@ mod judgement;
 mod listeners;
 mod local_replies;
 mod lua;
+mod meshes;
 mod metrics;
 mod module;
 mod not_the_admin;
@@ -86,9 +87,9 @@ impl Served {
     }
 
     /// With this configuration of Envoy.
-    async fn of(config: &Value, admin: u16, port: u16) -> Self {
+    async fn of(config: &Value, _admin: u16, port: u16) -> Self {
         Self {
-            envoy: Envoy::start(config, admin).await,
+            envoy: Envoy::start(&config.to_string(), &[]).await,
             prober: Prober::http(port),
             port,
         }

@@ -3,9 +3,8 @@
 //! compare.
 
 use e2e::envoy::Envoy;
-use e2e::eventually;
-use e2e::fake_admin::{Does, HEALTHY, envoy_with_fake};
-use e2e::prober::Prober;
+use e2e::fake_admin::{Does, envoy_with_fake, healthy};
+use e2e::until;
 use serde_json::json;
 
 /// Gives the whole answer to a path.
@@ -26,49 +25,51 @@ fn foreign(page: &str) -> String {
     )
 }
 
+/// Three probes are answered with this status.
+async fn check(envoy: &Envoy, status: u16, why: &str) {
+    for _ in 0..3 {
+        assert_eq!(envoy.get("/healthz").await.status, status, "{why}");
+    }
+}
+
 /// Probes until the log has this line: a change within a second of the last one is recorded by a later answer.
 /// It is there once.
-async fn wait_for_line(envoy: &Envoy, prober: &Prober, line: &str) {
-    eventually(line, async || {
-        assert_eq!(prober.get("/healthz").await.status, 503);
-        (!envoy.logged(&[line]).is_empty()).then_some(())
+async fn wait_for_line(envoy: &Envoy, line: &str) {
+    until(line, async || {
+        assert_eq!(envoy.get("/healthz").await.status, 503);
+        !envoy.logged(&[line]).is_empty()
     })
     .await;
     assert_eq!(envoy.logged(&[line]).len(), 1, "{line}");
 }
 
-/// A liveness endpoint that respects drains asks `/ready` alone.
+/// A liveness endpoint that respects drains queries `/ready` alone.
 #[tokio::test]
 async fn ready_is_believed_only_if_it_is_envoys_own() {
-    let rows: [(Respond, &str); 7] = [
-        (|_| answer(200, "<html>It works!</html>\n"), "200"),
-        (|_| answer(200, ""), "200"),
-        (|_| answer(200, "ok"), "200"),
-        (|_| answer(200, "LIVELY\n"), "200"),
-        (|_| answer(200, "DRAINING\n"), "200"),
-        (|_| answer(404, "LIVE\n"), "404"),
-        (|_| answer(204, ""), "204"),
+    let other = |status| format!("/ready answered {status}, which Envoy's admin does not: compare");
+    let rows: [(Respond, String); 7] = [
+        (
+            |_| answer(200, "<html>It works!</html>\n"),
+            foreign("/ready"),
+        ),
+        (|_| answer(200, ""), foreign("/ready")),
+        (|_| answer(200, "ok"), foreign("/ready")),
+        (|_| answer(200, "LIVELY\n"), foreign("/ready")),
+        (|_| answer(200, "DRAINING\n"), foreign("/ready")),
+        (|_| answer(404, "LIVE\n"), other(404)),
+        (|_| answer(204, ""), other(204)),
     ];
     let live = || Does::Respond(|_| answer(200, "LIVE\n"));
-    for (respond, status) in rows {
+    for (respond, cause) in rows {
         let fields = json!({"max_age_ms": 0, "endpoints": [{"path": "/healthz", "clusters": []}]});
-        let (envoy, fake, port) = envoy_with_fake(live(), "1", fields).await;
-        let prober = Prober::http(port);
-        prober.wait_for(200).await;
+        let (envoy, fake) = envoy_with_fake(live(), "1", fields).await;
+        envoy.wait_for("/healthz", 200, "").await;
         fake.change_to(Does::Respond(respond));
-        for _ in 0..3 {
-            // A wrong reply is not bridged by the last good snapshot.
-            let answer = prober.get("/healthz").await;
-            assert_eq!(answer.status, 503, "{:?}", respond("/ready"));
-        }
-        let cause = match status {
-            "200" => foreign("/ready"),
-            _ => format!("/ready answered {status}, which Envoy's admin does not: compare"),
-        };
-        let line = format!("admin unavailable: {cause}");
-        wait_for_line(&envoy, &prober, &line).await;
+        // A wrong reply is not bridged by the last good snapshot.
+        check(&envoy, 503, &respond("/ready")).await;
+        wait_for_line(&envoy, &format!("admin unavailable: {cause}")).await;
         fake.change_to(live());
-        prober.wait_for(200).await;
+        envoy.wait_for("/healthz", 200, "").await;
     }
 }
 
@@ -80,33 +81,26 @@ async fn a_503_in_other_words_is_silence() {
         "max_age_ms": 0, "max_stale_ms": 600_000,
         "endpoints": [{"path": "/healthz", "clusters": []}],
     });
-    let (_envoy, fake, port) = envoy_with_fake(live, "1", fields).await;
-    let prober = Prober::http(port);
-    prober.wait_for(200).await;
-    for (respond, status) in [
-        (
-            (|_| answer(503, "<html>Service Unavailable</html>")) as Respond,
-            200,
-        ),
+    let (envoy, fake) = envoy_with_fake(live, "1", fields).await;
+    envoy.wait_for("/healthz", 200, "").await;
+    let rows: [(Respond, u16); 7] = [
+        (|_| answer(503, "<html>Service Unavailable</html>"), 200),
         (|_| answer(503, ""), 200),
         (|_| answer(503, "INITIALIZING\n"), 200),
         (|_| answer(503, "PRE_INITIALIZING\n"), 200),
         (|_| answer(504, "DRAINING\n"), 200),
         (|_| answer(503, "BRAND_NEW\n"), 503),
         (|_| answer(503, "DRAINING\n"), 503),
-    ] {
+    ];
+    for (respond, status) in rows {
         fake.change_to(Does::Respond(respond));
-        for _ in 0..3 {
-            let answer = prober.get("/healthz").await;
-            assert_eq!(answer.status, status, "{:?}", respond("/ready"));
-        }
+        check(&envoy, status, &respond("/ready")).await;
     }
 }
 
 /// `/clusters` in other words: the cause is not that Envoy knows no such cluster.
 #[tokio::test]
 async fn clusters_in_no_text_of_envoys() {
-    let good = || Does::Answer(200, HEALTHY.to_vec());
     for text in [
         "<!DOCTYPE html>\n<html>healthy</html>\n",
         "<html>no end of a line</html>",
@@ -114,18 +108,15 @@ async fn clusters_in_no_text_of_envoys() {
         "c healthy\n",
     ] {
         let fields = json!({"max_age_ms": 0});
-        let (envoy, fake, port) = envoy_with_fake(good(), "1", fields).await;
-        let prober = Prober::http(port);
-        prober.wait_for(200).await;
+        let (envoy, fake) = envoy_with_fake(healthy(), "1", fields).await;
+        envoy.wait_for("/healthz", 200, "").await;
         fake.change_to(Does::Answer(200, text.into()));
-        for _ in 0..3 {
-            assert_eq!(prober.get("/healthz").await.status, 503, "{text}");
-        }
+        check(&envoy, 503, text).await;
         for line in ["admin unavailable: ", "/healthz is unhealthy: admin: "] {
             let line = format!("{line}{}", foreign("/clusters"));
-            wait_for_line(&envoy, &prober, &line).await;
+            wait_for_line(&envoy, &line).await;
         }
-        fake.change_to(good());
-        prober.wait_for(200).await;
+        fake.change_to(healthy());
+        envoy.wait_for("/healthz", 200, "").await;
     }
 }

@@ -1,8 +1,8 @@
 //! The native module in an Envoy that is too old for it: one line says so, and Envoy does not crash.
 
-use e2e::config::{bootstrap, listener};
+use e2e::Build;
+use e2e::config::{Config, listener};
 use e2e::envoy::{validate_in, version};
-use e2e::module;
 use serde_json::json;
 
 #[test]
@@ -11,11 +11,10 @@ fn refuses_the_module() {
         println!("SKIPPED: Envoy {} is not too old for the module", version());
         return;
     }
-    module::folder();
-    let mut filter = module::filter_for("c");
+    let mut filter = Build::Module.filter(&json!({}));
     // It does not know this field either, and would refuse the configuration for it.
     filter["typed_config"]["dynamic_module_config"] = json!({"name": "envoy_healthz"});
-    let config = bootstrap(10_001, vec![listener(10_000, filter)], vec![]);
+    let config = Config::new().listener(listener(10_000, [filter]));
     let (exit, log) = validate_in(&config.to_string(), &[]);
     assert_eq!(exit.code(), Some(1), "{log}");
     let ours: Vec<_> = log

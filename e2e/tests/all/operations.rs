@@ -2,103 +2,83 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::config::{cluster, with_tcp_check};
+use e2e::config::{Config, cluster, with_tcp_check};
 use e2e::envoy::Envoy;
-use e2e::fake_admin::{Does, FakeAdmin, HEALTHY, envoy_with_fake};
-use e2e::prober::{Prober, probe_at_once};
-use e2e::{Build, TcpHost, eventually, free_port};
+use e2e::fake_admin::{Does, FakeAdmin, HEALTHY, envoy_with_fake, healthy};
+use e2e::prober::{Connection, Prober, probe_at_once};
+use e2e::{Build, TcpHost, free_port, until};
 use reqwest::Method;
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-
-use crate::Served;
 
 both_builds! { logs_and_stats }
 
 /// Waits until one of our counters, which follow the answers a moment later, has this value.
 async fn counted(envoy: &Envoy, counter: &str, value: u64) {
     let name = format!("wasmcustom.envoy_healthz.{counter}");
-    shown(envoy, &name, value).await;
+    envoy.wait_for_stat(&name, value).await;
 }
 
-/// The same of any of Envoy's stats.
-async fn shown(envoy: &Envoy, name: &str, value: u64) {
-    eventually(&format!("{name} is {value}"), async || {
-        (envoy.stat(name).await == value).then_some(())
-    })
-    .await;
+/// A good answer that comes so late.
+fn late(milliseconds: u64) -> Does {
+    Does::Delay(Duration::from_millis(milliseconds), HEALTHY.to_vec())
 }
+
+const PROBES: &str = "probes.filter.default.code.200.path./healthz";
+const ACTIVE: &str = "http.e2e.downstream_rq_active";
 
 #[tokio::test]
 async fn probes_that_come_together_share_one_call() {
-    let slow = Does::Delay(Duration::from_millis(300), HEALTHY.to_vec());
     let fields = json!({"max_age_ms": 60000, "admin_timeout_ms": 60000});
-    let (_envoy, fake, port) = envoy_with_fake(slow, "1", fields).await;
-    assert_eq!(probe_at_once(port, 50).await, [200; 50]);
+    let (envoy, fake) = envoy_with_fake(late(300), "1", fields).await;
+    assert_eq!(probe_at_once(envoy.port, 50).await, [200; 50]);
     assert_eq!(fake.requests(), 1);
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_takes_no_answer_with_it() {
-    let slow = Does::Delay(Duration::from_secs(3), HEALTHY.to_vec());
     let fields = json!({"max_age_ms": 60000, "admin_timeout_ms": 60000});
-    let (envoy, fake, port) = envoy_with_fake(slow, "1", fields).await;
+    let (envoy, fake) = envoy_with_fake(late(3000), "1", fields).await;
     let mut leavers = Vec::new();
     for _ in 0..10 {
-        let mut leaver = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
-        leaver.write_all(request).await.unwrap();
+        let mut leaver = Connection::open(envoy.port).await;
+        leaver
+            .send(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await;
         leavers.push(leaver);
     }
-    let requests = "http.e2e.downstream_rq_active";
-    eventually("they wait", async || {
-        (envoy.stat(requests).await == 10).then_some(())
-    })
-    .await;
-    let stayers = tokio::spawn(probe_at_once(port, 10));
+    envoy.wait_for_stat(ACTIVE, 10).await;
+    let stayers = tokio::spawn(probe_at_once(envoy.port, 10));
     drop(leavers);
     assert_eq!(stayers.await.unwrap(), [200; 10]);
-    eventually("nobody waits", async || {
-        (envoy.stat(requests).await == 0).then_some(())
-    })
-    .await;
+    envoy.wait_for_stat(ACTIVE, 0).await;
     assert_eq!(fake.requests(), 1);
     // Those who left were not counted as answered.
-    counted(&envoy, "probes.filter.default.code.200.path./healthz", 10).await;
+    counted(&envoy, PROBES, 10).await;
 }
 
 /// However many probes: at most one refresh a worker and `max_age_ms`, whether it succeeds or not.
 #[tokio::test]
 async fn probes_cannot_flood_the_admin() {
-    for fails in [false, true] {
-        let status = if fails { 500 } else { 200 };
-        let does = Does::Answer(status, HEALTHY.to_vec());
+    for (admin, code) in [(200, 200), (500, 503)] {
+        let does = Does::Answer(admin, HEALTHY.to_vec());
         let begun = Instant::now();
-        let (envoy, fake, port) = envoy_with_fake(does, "2", json!({"max_age_ms": 200})).await;
-        let flood: Vec<_> = (0..8)
-            .map(|_| {
-                tokio::spawn(async move {
-                    let prober = Prober::http(port);
-                    for _ in 0..100 {
-                        prober.get("/healthz").await;
-                    }
-                })
-            })
-            .collect();
-        for flooder in flood {
-            flooder.await.unwrap();
+        let (envoy, fake) = envoy_with_fake(does, "2", json!({"max_age_ms": 200})).await;
+        let mut flood = JoinSet::new();
+        for _ in 0..8 {
+            let prober = Prober::http(envoy.port);
+            flood.spawn(async move {
+                for _ in 0..100 {
+                    prober.get("/healthz").await;
+                }
+            });
         }
-        let code = if fails { "503" } else { "200" };
+        flood.join_all().await;
         let probes = format!("probes.filter.default.code.{code}.path./healthz");
         counted(&envoy, &probes, 800).await;
         let most = 2 * (begun.elapsed().as_millis() as usize / 200 + 1);
-        assert!(
-            fake.requests() <= most,
-            "{} calls, {most} allowed",
-            fake.requests()
-        );
+        let calls = fake.requests();
+        assert!(calls <= most, "{calls} calls, {most} allowed");
     }
 }
 
@@ -106,125 +86,107 @@ async fn probes_cannot_flood_the_admin() {
 async fn background_refresh_is_one_for_all_workers() {
     let begun = Instant::now();
     let fields = json!({"max_age_ms": 60000, "refresh_interval_ms": 100});
-    let good = Does::Answer(200, HEALTHY.to_vec());
-    let (_envoy, fake, port) = envoy_with_fake(good, "8", fields).await;
-    let most = || begun.elapsed().as_millis() as usize / 100 + 1;
-    eventually("it refreshes with nobody asking", async || {
-        (fake.requests() >= 20).then_some(())
+    let (envoy, fake) = envoy_with_fake(healthy(), "8", fields).await;
+    until("it refreshes without a probe", async || {
+        fake.requests() >= 20
     })
     .await;
     // As many workers as there are get a probe, and none of them needs a call of its own.
-    assert_eq!(probe_at_once(port, 64).await, [200; 64]);
+    assert_eq!(probe_at_once(envoy.port, 64).await, [200; 64]);
     let so_far = fake.requests();
-    eventually("it goes on", async || {
-        (fake.requests() >= so_far + 10).then_some(())
-    })
-    .await;
-    assert!(
-        fake.requests() <= most(),
-        "{} calls, {} allowed",
+    until("it goes on", async || fake.requests() >= so_far + 10).await;
+    let (calls, most) = (
         fake.requests(),
-        most()
+        begun.elapsed().as_millis() as usize / 100 + 1,
     );
+    assert!(calls <= most, "{calls} calls, {most} allowed");
 }
 
 /// Two endpoints on two workers, and a host that comes and goes.
 async fn logs_and_stats(build: Build) {
     let live = free_port();
-    let config = json!({
+    let filter = json!({
         "name": "one", "max_age_ms": 50,
         "endpoints": [
             {"path": "/healthz", "clusters": ["c"]},
             {"path": "/livez", "clusters": ["steady"]},
         ],
     });
-    let clusters = vec![
-        with_tcp_check(cluster("c", &[("127.0.0.1", live)])),
-        cluster("steady", &[("127.0.0.1", live)]),
-    ];
-    let Served {
-        envoy,
-        prober,
-        port,
-    } = Served::start(build, &config, clusters).await;
+    let config = Config::new()
+        .cluster(with_tcp_check(cluster("c", &[live])))
+        .cluster(cluster("steady", &[live]))
+        .listener(build.listener(free_port(), &filter));
+    let envoy = config.start().await;
 
-    let mut lines = Vec::new();
-    let mut probes = [0, 0];
     // The last one stays until the end, so that nothing changes after the rounds.
     let mut host = None;
-    for expected in [503, 200, 503, 200, 503, 200] {
+    let mut probes = [0, 0];
+    for (round, expected) in [503, 200, 503, 200, 503, 200].into_iter().enumerate() {
         drop(host.take());
         if expected == 200 {
             host = Some(TcpHost::start(live).await);
         }
         let mut count = |status: u16| probes[usize::from(status == 503)] += 1;
         // One that follows another within a second is recorded by an answer after that.
-        let transitions = lines.len() + 1;
-        eventually("the change is seen and logged", async || {
-            let status = prober.get("/healthz").await.status;
+        until("the change is seen and logged", async || {
+            let status = envoy.get("/healthz").await.status;
             count(status);
             let logged = envoy.logged(&["envoy-healthz[one]: /healthz "]).len();
-            (status == expected && logged == transitions).then_some(())
+            status == expected && logged == round + 1
         })
         .await;
         // Both workers see it, by connections of their own.
         for _ in 0..3 {
-            for status in probe_at_once(port, 20).await {
-                count(status);
-            }
+            probe_at_once(envoy.port, 20)
+                .await
+                .into_iter()
+                .for_each(&mut count);
             tokio::time::sleep(Duration::from_millis(60)).await;
         }
-        let failed = format!(": 127.0.0.1:{live} failed_active_hc");
-        lines.push(match expected {
-            200 => "/healthz is healthy".to_owned(),
-            _ => format!(
-                "/healthz is unhealthy: c 0/1 healthy{}",
-                build.of_hosts(&failed)
-            ),
-        });
     }
     for _ in 0..4 {
-        let request = prober.request(Method::POST, "/healthz");
-        e2e::prober::Answer::to(request).await.unwrap();
+        envoy.prober.send(Method::POST, "/healthz", &[]).await;
     }
-    // The module counts probes with the first one that comes 10 ms after it did so last.
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    prober.get("/livez").await;
-    let logged: Vec<_> = envoy
-        .logged(&["envoy-healthz[one]: /healthz "])
-        .iter()
-        .filter_map(|line| {
-            line.split_once("envoy-healthz[one]: ")
-                .map(|(_, text)| text.to_owned())
-        })
-        .collect();
-    assert_eq!(logged, lines);
-    assert_eq!(
-        envoy
-            .logged(&["envoy-healthz[one]: /livez is healthy"])
-            .len(),
-        1
-    );
-    // Seven lines in all: none for the admin, none for a probe.
-    assert_eq!(envoy.logged(&["envoy-healthz["]).len(), 7);
-    assert_eq!(envoy.logged(&["[warning]", "is unhealthy"]).len(), 3);
-    assert_eq!(envoy.logged(&["[info]", "is healthy"]).len(), 4);
+    // The module counts probes with the first one that comes 50 ms after it did so last.
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    envoy.get("/livez").await;
+    let failed = format!(": 127.0.0.1:{live} failed_active_hc");
+    check_log(&envoy, build.of_hosts(&failed));
+    check_stats(&envoy, build, probes).await;
+}
 
+/// Seven lines in all: none for the admin, none for a probe.
+fn check_log(envoy: &Envoy, failed: &str) {
+    let unhealthy = format!("/healthz is unhealthy: c 0/1 healthy{failed}");
+    let (unhealthy, healthy) = (unhealthy.as_str(), "/healthz is healthy");
+    let lines = envoy.logged(&["envoy-healthz[one]: /healthz "]);
+    let lines = lines
+        .iter()
+        .filter_map(|line| line.split_once("envoy-healthz[one]: "));
+    let lines: Vec<_> = lines.map(|(_, text)| text).collect();
+    assert_eq!(lines, [[unhealthy, healthy]; 3].concat());
+    for (texts, count) in [
+        (&["envoy-healthz[one]: /livez is healthy"][..], 1),
+        (&["envoy-healthz["], 7),
+        (&["[warning]", "is unhealthy"], 3),
+        (&["[info]", "is healthy"], 4),
+    ] {
+        assert_eq!(envoy.logged(texts).len(), count, "{texts:?}");
+    }
+}
+
+async fn check_stats(envoy: &Envoy, build: Build, [healthy, unhealthy]: [u64; 2]) {
     let of = |metric: &str, labels: &[(&str, &str)]| {
         build.stat(metric, &[&[("filter", "one")], labels].concat())
     };
     for (code, path, count) in [
-        ("200", "/healthz", probes[0]),
-        ("503", "/healthz", probes[1]),
+        ("200", "/healthz", healthy),
+        ("503", "/healthz", unhealthy),
         ("405", "/healthz", 4),
         ("200", "/livez", 1),
     ] {
-        shown(
-            &envoy,
-            &of("probes", &[("code", code), ("path", path)]),
-            count,
-        )
-        .await;
+        let probes = of("probes", &[("code", code), ("path", path)]);
+        envoy.wait_for_stat(&probes, count).await;
     }
     for (metric, path, value) in [
         ("transitions", "/healthz", 6),
@@ -232,14 +194,16 @@ async fn logs_and_stats(build: Build) {
         ("healthy", "/healthz", 1),
         ("healthy", "/livez", 1),
     ] {
-        shown(&envoy, &of(metric, &[("path", path)]), value).await;
+        envoy
+            .wait_for_stat(&of(metric, &[("path", path)]), value)
+            .await;
     }
     if build == Build::Wasm {
-        shown(&envoy, &of("admin_up", &[]), 1).await;
-        shown(&envoy, &of("refreshes", &[("result", "failed")]), 0).await;
-        let refreshes = envoy
-            .stat(&of("refreshes", &[("result", "succeeded")]))
-            .await;
+        envoy.wait_for_stat(&of("admin_up", &[]), 1).await;
+        let failed = of("refreshes", &[("result", "failed")]);
+        envoy.wait_for_stat(&failed, 0).await;
+        let succeeded = of("refreshes", &[("result", "succeeded")]);
+        let refreshes = envoy.stat(&succeeded).await;
         assert!(refreshes >= 6, "{refreshes}");
         assert!(envoy.stat(&build.stat("vm_memory_bytes", &[])).await > 0);
     }
@@ -249,30 +213,29 @@ async fn logs_and_stats(build: Build) {
 #[tokio::test]
 async fn first_verdicts_are_logged_once() {
     for _ in 0..4 {
-        let slow = Does::Delay(Duration::from_millis(300), HEALTHY.to_vec());
-        let paths = (1..32).map(|nth| format!("/healthz/{nth}"));
-        let endpoints: Vec<_> = std::iter::once("/healthz".to_owned())
-            .chain(paths)
-            .map(|path| json!({"path": path, "clusters": ["c"]}))
+        let numbered = (1..32).map(|nth| format!("/healthz/{nth}"));
+        let paths: Vec<_> = ["/healthz".to_owned()]
+            .into_iter()
+            .chain(numbered)
             .collect();
+        let endpoints = paths
+            .iter()
+            .map(|path| json!({"path": path, "clusters": ["c"]}));
+        let endpoints: Vec<_> = endpoints.collect();
         let fields = json!({"max_age_ms": 0, "endpoints": endpoints});
-        let (envoy, fake, port) = envoy_with_fake(slow, "4", fields).await;
+        let (envoy, fake) = envoy_with_fake(late(300), "4", fields).await;
         let mut probes = JoinSet::new();
-        for nth in (0..4).flat_map(|_| 0..32) {
-            let path = if nth == 0 {
-                "/healthz".to_owned()
-            } else {
-                format!("/healthz/{nth}")
-            };
-            probes.spawn(async move { Prober::http(port).get(&path).await.status });
+        for path in (0..4).flat_map(|_| paths.clone()) {
+            let prober = Prober::http(envoy.port);
+            probes.spawn(async move { prober.get(&path).await.status });
         }
         assert_eq!(probes.join_all().await, [200; 128]);
-        assert!(fake.requests() > 1, "several workers asked");
-        counted(&envoy, "probes.filter.default.code.200.path./healthz", 4).await;
+        assert!(fake.requests() > 1, "several workers queried the admin");
+        counted(&envoy, PROBES, 4).await;
         let lines = envoy.logged(&["envoy-healthz[default]: /healthz", " is healthy"]);
         assert_eq!(lines.len(), 32);
-        for nth in 1..32 {
-            let transitions = format!("transitions.filter.default.path./healthz/{nth}");
+        for path in &paths[1..] {
+            let transitions = format!("transitions.filter.default.path.{path}");
             counted(&envoy, &transitions, 1).await;
         }
     }
@@ -280,45 +243,41 @@ async fn first_verdicts_are_logged_once() {
 
 #[tokio::test]
 async fn an_admin_that_goes_and_comes_back_is_logged_once_each() {
-    for max_stale in [0, 600_000] {
+    for (max_stale, expected, unhealthy) in [(0, 503, 1), (600_000, 200, 0)] {
         let fields = json!({"max_age_ms": 0, "admin_timeout_ms": 1000, "max_stale_ms": max_stale});
-        let good = || Does::Answer(200, HEALTHY.to_vec());
-        let (envoy, fake, port) = envoy_with_fake(good(), "2", fields).await;
-        Prober::http(port).wait_for(200).await;
+        let (envoy, fake) = envoy_with_fake(healthy(), "2", fields).await;
+        let probe = async || Prober::http(envoy.port).get("/healthz").await.status;
+        Prober::http(envoy.port).wait_for(200).await;
         let admin_port = fake.port;
         drop(fake);
-        let gone = [
-            "[warning]",
-            "envoy-healthz[default]: admin unavailable: cannot reach the admin through cluster \"local_admin\"",
-        ];
-        eventually("the admin is gone", async || {
-            Prober::http(port).get("/healthz").await;
-            (!envoy.logged(&gone).is_empty()).then_some(())
+        let cannot = "cannot reach the admin through cluster \"local_admin\"";
+        let gone = format!("envoy-healthz[default]: admin unavailable: {cannot}");
+        let gone = ["[warning]", gone.as_str()];
+        until("the admin is gone", async || {
+            probe().await;
+            !envoy.logged(&gone).is_empty()
         })
         .await;
-        let expected = if max_stale == 0 { 503 } else { 200 };
         for _ in 0..20 {
-            let answer = Prober::http(port).get("/healthz").await;
-            assert_eq!(answer.status, expected, "max_stale_ms {max_stale}");
+            assert_eq!(probe().await, expected, "max_stale_ms {max_stale}");
         }
-        let _back = FakeAdmin::start_on(admin_port, good()).await;
+        let _back = FakeAdmin::start_on(admin_port, healthy()).await;
         let back = ["[info]", "envoy-healthz[default]: admin available again"];
-        eventually("the admin is back", async || {
-            Prober::http(port).get("/healthz").await;
-            (!envoy.logged(&back).is_empty()).then_some(())
+        until("the admin is back", async || {
+            probe().await;
+            !envoy.logged(&back).is_empty()
         })
         .await;
-        Prober::http(port).wait_for(200).await;
+        Prober::http(envoy.port).wait_for(200).await;
         assert_eq!(envoy.logged(&gone).len(), 1);
         assert_eq!(envoy.logged(&back).len(), 1);
         let failed = "wasmcustom.envoy_healthz.refreshes.filter.default.result.failed";
-        eventually("failures are counted", async || {
-            (envoy.stat(failed).await > 0).then_some(())
+        until("failures are counted", async || {
+            envoy.stat(failed).await > 0
         })
         .await;
-        let cause =
-            "/healthz is unhealthy: admin: cannot reach the admin through cluster \"local_admin\"";
-        assert_eq!(envoy.logged(&[cause]).len(), usize::from(max_stale == 0));
+        let cause = format!("/healthz is unhealthy: admin: {cannot}");
+        assert_eq!(envoy.logged(&[&cause]).len(), unhealthy);
     }
 }
 
@@ -327,56 +286,44 @@ async fn an_admin_that_goes_and_comes_back_is_logged_once_each() {
 async fn an_unknown_flag_is_logged_once() {
     let text =
         b"c::127.0.0.1:1::health_flags::/brand_new\nc::127.0.0.1:2::health_flags::/brand_new\n";
-    let slow = Does::Delay(Duration::from_millis(200), text.to_vec());
-    let (envoy, fake, port) = envoy_with_fake(slow, "8", json!({"max_age_ms": 0})).await;
+    let does = Does::Delay(Duration::from_millis(200), text.to_vec());
+    let (envoy, fake) = envoy_with_fake(does, "8", json!({"max_age_ms": 0})).await;
     for _ in 0..4 {
-        assert_eq!(probe_at_once(port, 32).await, [503; 32]);
+        assert_eq!(probe_at_once(envoy.port, 32).await, [503; 32]);
     }
-    assert!(fake.requests() > 8, "several workers asked");
-    assert_eq!(
-        envoy.logged(&["unknown health flag \"brand_new\""]).len(),
-        1
-    );
+    assert!(fake.requests() > 8, "several workers queried the admin");
+    let line = "unknown health flag \"brand_new\"";
+    assert_eq!(envoy.logged(&[line]).len(), 1);
 }
 
 /// A probe that the filter gives up waiting for, rather than Envoy the call, is a transition like any
-/// other: Envoy stands still until both are overdue, and the filter's tick is the first to be.
+/// other: Envoy is frozen until both are overdue, and the filter's tick is the first to be.
 #[tokio::test]
 async fn a_probe_that_expires_is_logged() {
     let fields = json!({"admin_timeout_ms": 1000, "max_age_ms": 0, "max_stale_ms": 0});
-    let good = Does::Answer(200, HEALTHY.to_vec());
-    let (envoy, fake, port) = envoy_with_fake(good, "1", fields).await;
-    let prober = Prober::http(port);
-    assert_eq!(prober.get("/healthz").await.status, 200);
+    let (envoy, fake) = envoy_with_fake(healthy(), "1", fields).await;
+    assert_eq!(envoy.get("/healthz").await.status, 200);
     fake.change_to(Does::Hang);
-    let asked = fake.requests();
+    let before = fake.requests();
+    let prober = envoy.prober.clone();
     let waiting = tokio::spawn(async move { prober.get("/healthz").await.status });
-    eventually("it waits", async || (fake.requests() > asked).then_some(())).await;
+    until("it waits", async || fake.requests() > before).await;
     envoy.stand_still();
     tokio::time::sleep(Duration::from_secs(2)).await;
     envoy.go_on();
     assert_eq!(waiting.await.unwrap(), 503);
     for line in ["/healthz is unhealthy: ", "admin unavailable: "] {
         let line = format!("envoy-healthz[default]: {line}");
-        eventually(&format!("the log says {line}"), async || {
-            (!envoy.logged(&[&line]).is_empty()).then_some(())
-        })
-        .await;
+        envoy.wait_for_log(&[&line]).await;
         assert_eq!(envoy.logged(&[&line]).len(), 1, "{line}");
     }
     counted(&envoy, "transitions.filter.default.path./healthz", 2).await;
     counted(&envoy, "healthy.filter.default.path./healthz", 0).await;
 }
 
-/// A liveness endpoint that does not mind a drain needs no admin; one that does needs `/ready` alone.
+/// A liveness endpoint that stays healthy in a drain needs no admin; one that does not needs `/ready` alone.
 #[tokio::test]
 async fn a_liveness_endpoint_asks_for_no_more_than_it_needs() {
-    let liveness = |fail: bool| {
-        json!({
-            "max_age_ms": 0, "max_stale_ms": 0, "admin_timeout_ms": 1000, "fail_when_draining": fail,
-            "endpoints": [{"path": "/healthz", "clusters": []}],
-        })
-    };
     for (does, fails, status) in [
         (Does::Hang, false, 200),
         (Does::Close, false, 200),
@@ -384,16 +331,16 @@ async fn a_liveness_endpoint_asks_for_no_more_than_it_needs() {
         (Does::Hang, true, 200),
         (Does::HangWhenReady(HEALTHY.to_vec()), true, 503),
     ] {
-        let (_envoy, fake, port) = envoy_with_fake(does.clone(), "2", liveness(fails)).await;
-        let asked = fake.requests();
-        assert_eq!(
-            Prober::http(port).get("/healthz").await.status,
-            status,
-            "{does:?}"
-        );
-        let statuses = probe_at_once(port, 10).await;
+        let liveness = json!({
+            "max_age_ms": 0, "max_stale_ms": 0, "admin_timeout_ms": 1000, "fail_when_draining": fails,
+            "endpoints": [{"path": "/healthz", "clusters": []}],
+        });
+        let (envoy, fake) = envoy_with_fake(does.clone(), "2", liveness).await;
+        let before = fake.requests();
+        assert_eq!(envoy.get("/healthz").await.status, status, "{does:?}");
+        let statuses = probe_at_once(envoy.port, 10).await;
         assert_eq!(statuses, [status; 10], "{does:?}");
-        assert_eq!(fake.requests(), asked, "{does:?}: /clusters");
+        assert_eq!(fake.requests(), before, "{does:?}: /clusters");
         assert_eq!(fake.ready_requests() > 0, fails, "{does:?}: /ready");
     }
 }

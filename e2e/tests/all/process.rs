@@ -4,20 +4,15 @@ use std::fs::File;
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use e2e::config::{
-    bootstrap, bootstrap_with_fake, cluster, healthz_with, listener, with_grpc_check,
-    with_tcp_check,
-};
+use e2e::config::{Config, cluster, with_grpc_check, with_tcp_check};
 use e2e::envoy::Envoy;
-use e2e::fake_admin::{Does, FakeAdmin, HEALTHY};
+use e2e::fake_admin::{Does, FakeAdmin, HEALTHY, healthy};
 use e2e::prober::{Prober, probe_at_once};
-use e2e::truth::Seen;
-use e2e::{Build, TcpHost, eventually, free_port};
-use serde_json::{Value, json};
+use e2e::truth::Probing;
+use e2e::{Build, TcpHost, free_port, until};
+use serde_json::json;
 use tempfile::TempDir;
 
 both_builds! {
@@ -30,82 +25,55 @@ both_builds! {
 async fn hot_restart_leaves_no_probe_without_an_answer(build: Build) {
     let slow_admin = Does::Delay(Duration::from_secs(2), HEALTHY.to_vec());
     let slow_admin = FakeAdmin::start(slow_admin).await;
-    let (admin, port, slow) = (free_port(), free_port(), free_port());
+    let (port, slow) = (free_port(), free_port());
     let (_host, live) = TcpHost::on_free_port().await;
-    let listeners = [(port, "local_admin"), (slow, "slow_admin")].map(|(port, admin_cluster)| {
-        let config = json!({
+    let mut config = Config::new()
+        .cluster(with_tcp_check(cluster("c", &[live])))
+        .cluster(cluster("slow_admin", &[slow_admin.port]));
+    for (port, admin_cluster) in [(port, "local_admin"), (slow, "slow_admin")] {
+        let filter = json!({
             "admin_cluster": admin_cluster, "admin_timeout_ms": 20000, "max_age_ms": 0,
             "max_stale_ms": 60000,
-            "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
         });
-        build.listener(port, &config)
-    });
-    let clusters = vec![
-        with_tcp_check(cluster("c", &[("127.0.0.1", live)])),
-        cluster("slow_admin", &[("127.0.0.1", slow_admin.port)]),
-    ];
-    let mut config = bootstrap(admin, listeners.into(), clusters);
-    let clusters = config["static_resources"]["clusters"].as_array_mut();
-    let own = clusters
-        .unwrap()
-        .iter_mut()
-        .find(|cluster| cluster["name"] == "local_admin");
+        config = config.listener(build.listener(port, &filter));
+    }
     // Connections that stay open lead to the old process.
     let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-    own.unwrap()["typed_extension_protocol_options"] = json!({options: {
+    let local_admin = &mut config["static_resources"]["clusters"][0];
+    local_admin["typed_extension_protocol_options"] = json!({options: {
         "@type": format!("type.googleapis.com/{options}"),
         "explicit_http_config": {"http_protocol_options": {}},
         "common_http_protocol_options": {"max_requests_per_connection": 1},
     }});
     let base_id = free_port().to_string();
-    let start = async |epoch: &str, config: &Value| {
+    let start = async |epoch: &str, config: &Config| {
         let times = ["--drain-time-s", "1", "--parent-shutdown-time-s", "5"];
-        let arguments = [
-            &["--base-id", &base_id, "--restart-epoch", epoch],
-            &times[..],
-        ]
-        .concat();
-        Envoy::start_text(&config.to_string(), admin, &arguments).await
+        let epoch = ["--base-id", &base_id, "--restart-epoch", epoch];
+        config.start_with(&[epoch, times].concat()).await
     };
     let old = start("0", &config).await;
     Prober::http(port).wait_for(200).await;
 
-    let stop = Arc::new(AtomicBool::new(false));
-    let probing = Seen::keep_asking(
-        move || Prober::http(port),
-        Duration::ZERO,
-        Arc::clone(&stop),
-    );
-    let probing = tokio::spawn(probing);
+    let probing = Probing::start(move || Prober::http(port), Duration::ZERO);
     let waiting = tokio::spawn(probe_at_once(slow, 20));
     // With the module no probe waits.
     if build == Build::Wasm {
-        eventually("they wait", async || {
-            let active = old.stat("http.e2e.downstream_rq_active").await;
-            (active >= 20).then_some(())
+        until("they wait", async || {
+            old.stat("http.e2e.downstream_rq_active").await >= 20
         })
         .await;
     }
     // Envoy is not live before the first check of each host has ended.
     let mute = FakeAdmin::start(Does::Hang).await;
-    let mut late = with_grpc_check(cluster("late", &[("127.0.0.1", mute.port)]));
+    let mut late = with_grpc_check(cluster("late", &[mute.port]));
     late["health_checks"][0]["timeout"] = json!("3s");
-    let mut slow_start = config.clone();
-    let clusters = &mut slow_start["static_resources"]["clusters"];
-    clusters.as_array_mut().unwrap().push(late);
-    let new = start("1", &slow_start).await;
+    let new = start("1", &config.clone().cluster(late)).await;
     assert_eq!(waiting.await.unwrap(), [200; 20]);
-    eventually("the old process ends", async || {
-        (!old.logged(&["exiting"]).is_empty()).then_some(())
-    })
-    .await;
-    stop.store(true, Ordering::Relaxed);
-    let answers = probing.await.unwrap();
+    old.wait_for_log(&["exiting"]).await;
+    let answers = probing.stop().await;
     assert!(answers.len() > 100, "only {} answers", answers.len());
-    assert!(
-        answers.iter().all(|answer| answer.status == Some(200)),
-        "{answers:?}"
-    );
+    let good = answers.iter().all(|answer| answer.status == Some(200));
+    assert!(good, "{answers:?}");
     assert_eq!(new.stat("server.hot_restart_epoch").await, 1);
 }
 
@@ -142,38 +110,34 @@ impl Clock {
     }
 
     /// Starts an Envoy by this clock.
-    async fn start(&self, config: &Value, admin: u16) -> Envoy {
+    async fn start(&self, config: &Config) -> Envoy {
         let file = self.dir.path().join("clock");
         let variables: [(&str, &Path); 2] = [("LD_PRELOAD", &self.library), ("CLOCK_STEP", &file)];
-        Envoy::start_in(&config.to_string(), admin, &[], &variables).await
+        Envoy::start_in(&config.to_string(), &[], &variables).await
     }
 }
 
 /// The wall clock, by which workers of the wasm build agree on who refreshes and on who saw a transition
 /// last, steps: the answers stay right, the refreshes go on, and the transitions are logged.
 async fn clock_steps(build: Build) {
-    let (admin, port, host) = (free_port(), free_port(), free_port());
-    let filter = json!({
-        "max_age_ms": MAX_AGE.as_millis() as u64,
-        "refresh_interval_ms": 50,
-        "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
-    });
-    let clusters = vec![with_tcp_check(cluster("c", &[("127.0.0.1", host)]))];
-    let config = bootstrap(admin, vec![build.listener(port, &filter)], clusters);
+    let host = free_port();
+    let filter = json!({"max_age_ms": MAX_AGE.as_millis() as u64, "refresh_interval_ms": 50});
+    let config = Config::new()
+        .cluster(with_tcp_check(cluster("c", &[host])))
+        .listener(build.listener(free_port(), &filter));
     let mut clock = Clock::new();
-    let envoy = clock.start(&config, admin).await;
-    let refreshes = async || {
-        envoy
-            .stat("wasmcustom.envoy_healthz.refreshes.filter.default.result.succeeded")
-            .await
-    };
+    let envoy = clock.start(&config).await;
+    let port = envoy.port;
+    let labels = [("filter", "default"), ("result", "succeeded")];
+    let refreshes = build.stat("refreshes", &labels);
+    let refreshes = async || envoy.stat(&refreshes).await;
     let lines = || envoy.logged(&["envoy-healthz[default]: /healthz is "]);
     let changed = async |status, word: &str| {
-        eventually(&format!("the log's last line is {word}"), async || {
+        until(&format!("the log's last line is {word}"), async || {
             // The module takes a verdict so soon after the last change for one of a worker that lags;
-            // the next probe tells.
+            // the next probe shows it.
             Prober::http(port).wait_for(status).await;
-            lines().last()?.contains(word).then_some(())
+            lines().last().is_some_and(|line| line.contains(word))
         })
         .await;
     };
@@ -184,17 +148,15 @@ async fn clock_steps(build: Build) {
         // No worker has a snapshot from before the last transition.
         tokio::time::sleep(MAX_AGE).await;
         clock.step_to(step);
-        // Nothing has changed: on whichever worker, no probe may be told so.
+        // Nothing has changed, on whichever worker.
         for _ in 0..20 {
             let answer = Prober::http(port).get("/healthz").await;
             assert_eq!(answer.status, 200, "{step}");
         }
         if build == Build::Wasm {
             let before = refreshes().await;
-            eventually(&format!("{step}: it refreshes unasked"), async || {
-                (refreshes().await >= before + 10).then_some(())
-            })
-            .await;
+            let what = format!("{step}: it refreshes without a probe");
+            until(&what, async || refreshes().await >= before + 10).await;
         }
         drop(up.take());
         changed(503, "is unhealthy: c 0/1").await;
@@ -213,23 +175,22 @@ async fn clock_steps(build: Build) {
 /// same, though by the clock it becomes young once more.
 #[tokio::test]
 async fn clock_set_back_while_the_admin_is_silent() {
-    let healthy = Does::Answer(200, HEALTHY.to_vec());
     for (seconds, max_stale) in [
         (-2, Duration::ZERO),
         (-3600, Duration::ZERO),
         (-3600, 2 * MAX_AGE),
     ] {
-        let fake = FakeAdmin::start(healthy.clone()).await;
-        let (admin, port) = (free_port(), free_port());
-        let filter = healthz_with(&json!({
+        let fake = FakeAdmin::start(healthy()).await;
+        let filter = json!({
             "admin_timeout_ms": 200,
             "max_age_ms": MAX_AGE.as_millis() as u64, "refresh_interval_ms": 50,
             "max_stale_ms": max_stale.as_millis() as u64,
-        }));
-        let listeners = vec![listener(port, filter)];
-        let config = bootstrap_with_fake(admin, fake.port, listeners, vec![]);
+        });
+        let listener = Build::Wasm.listener(free_port(), &filter);
+        let config = Config::new().fake_admin(fake.port).listener(listener);
         let mut clock = Clock::new();
-        let _envoy = clock.start(&config, admin).await;
+        let envoy = clock.start(&config).await;
+        let port = envoy.port;
         for _ in 0..20 {
             Prober::http(port).wait_for(200).await;
         }
@@ -243,7 +204,7 @@ async fn clock_set_back_while_the_admin_is_silent() {
             let answer = Prober::http(port).get("/healthz").await;
             assert_eq!(answer.status, 503, "{seconds} s, {:?}", begun.elapsed());
         }
-        fake.change_to(healthy.clone());
+        fake.change_to(healthy());
         Prober::http(port).wait_for(200).await;
     }
 }

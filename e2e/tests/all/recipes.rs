@@ -66,7 +66,7 @@ impl Recipes {
     }
 
     async fn start_with(&self, arguments: &[&str]) -> Envoy {
-        Envoy::start_text(&self.config, self.admin, arguments).await
+        Envoy::start(&self.config, arguments).await
     }
 
     /// Calls `yages.Echo/Ping` with the key that the listener wants.

@@ -104,7 +104,7 @@ async fn envoys_own_filter_in_readme() {
         assert!(config.contains(from), "README has no {from:?}");
         config = config.replace(from, &to);
     }
-    let _envoy = Envoy::start_text(&at_home(config), admin, &[]).await;
+    let _envoy = Envoy::start(&at_home(config), &[]).await;
     let prober = Prober::http(port);
     prober.wait_for(503).await;
     let _backend = Backend::start(backend).await;
@@ -237,12 +237,7 @@ async fn answers_each_protocol_and_method(build: Build) {
 async fn leaves_grpc_calls_alone() {
     let shipped = Shipped::on_free_ports();
     let backend = Backend::start(shipped.backend_port).await;
-    let envoy = Envoy::start_text(
-        &shipped.config,
-        shipped.admin_port,
-        &["--component-log-level", "wasm:trace"],
-    )
-    .await;
+    let envoy = Envoy::start(&shipped.config, &["--component-log-level", "wasm:trace"]).await;
     let prober = Prober::https2(shipped.port);
     prober.wait_for(200).await;
 
@@ -296,7 +291,7 @@ async fn several_endpoints_mean_one_thing_each() {
     // So that it can be told to drain.
     let ready = "- {exact: /ready}\n";
     config = config.replace(ready, &format!("{ready}  - {{prefix: /healthcheck/}}\n"));
-    let envoy = Envoy::start_text(&config, admin, &[]).await;
+    let envoy = Envoy::start(&config, &[]).await;
     let (prober, people) = (Prober::http(grpc), Prober::http(internal));
     let told = async |expected: [u16; 3]| {
         eventually(

@@ -9,9 +9,10 @@ mod updates;
 
 use std::time::{Duration, Instant};
 
-use e2e::config::{Lds, bootstrap, cluster, manager, with_tcp_check};
+use e2e::config::{bootstrap, cluster, manager, with_tcp_check};
 use e2e::envoy::Envoy;
 use e2e::prober::Prober;
+use e2e::xds::Lds;
 use e2e::{Build, TcpHost, eventually, free_port};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -45,13 +46,13 @@ impl Sidecar {
     ) -> Self {
         let (host, host_port) = TcpHost::on_free_port().await;
         let admin = free_port();
-        let c = patient(with_tcp_check(cluster("c", &[("127.0.0.1", host_port)])));
+        let c = patient(with_tcp_check(cluster("c", &[host_port])));
         let mut config = bootstrap(admin, vec![], vec![c]);
         change(&mut config);
         let lds = Lds::add_to(&mut config, listeners);
         Self {
             build,
-            envoy: Envoy::start_text(&config.to_string(), admin, arguments).await,
+            envoy: Envoy::start(&config.to_string(), arguments).await,
             lds,
             version: 0,
             host: Some(host),
@@ -61,7 +62,7 @@ impl Sidecar {
 
     fn update(&mut self, listeners: Vec<Value>) {
         self.version += 1;
-        self.lds.replace(self.version, listeners);
+        self.lds.replace(listeners);
     }
 
     /// Its host stops.

@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::config::{bootstrap_with_fake, healthz, listener, manager};
+use e2e::config::{Config, listener, manager};
 use e2e::envoy::Envoy;
-use e2e::fake_admin::{Does, FakeAdmin, HEALTHY};
-use e2e::prober::Prober;
-use e2e::{eventually, free_port, root};
+use e2e::fake_admin::{Does, FakeAdmin, healthy};
+use e2e::prober::{Prober, probe_at_once};
+use e2e::{Build, free_port, root, until};
 use serde_json::{Value, json};
 
 /// Longer than Envoy's `reload_config.backoff`: 1 s by default, and some jitter.
@@ -26,20 +26,17 @@ impl Trapping {
     async fn start(policy: &str, workers: &str, fields: Value) -> Self {
         let path = root().join("target/trap/wasm32-wasip1/wasm/envoy_healthz.wasm");
         assert!(path.exists(), "{path:?} is missing: run make trap");
-        let fake = FakeAdmin::start(Does::Answer(200, HEALTHY.to_vec())).await;
-        let mut config = json!({
-            "admin_cluster": "local_admin", "admin_timeout_ms": 60000, "max_age_ms": 0,
-            "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
-        });
+        let fake = FakeAdmin::start(healthy()).await;
+        let mut config = json!({"admin_timeout_ms": 60000, "max_age_ms": 0});
         let fields = fields.as_object().expect("fields").clone();
         config.as_object_mut().expect("an object").extend(fields);
-        let mut filter = healthz(&config);
+        let mut filter = Build::Wasm.filter(&config);
         filter["typed_config"]["config"]["failure_policy"] = json!(policy);
         filter["typed_config"]["config"]["vm_config"]["code"]["local"]["filename"] = json!(path);
-        let (admin, everywhere, one_route) = (free_port(), free_port(), free_port());
+        let (everywhere, one_route) = (free_port(), free_port());
         let mut off = filter.clone();
         off["disabled"] = json!(true);
-        let mut one = listener(one_route, off);
+        let mut one = listener(one_route, [off]);
         let routes = &mut manager(&mut one)["route_config"]["virtual_hosts"][0]["routes"];
         let route = json!({
             "match": {"path": "/healthz"}, "direct_response": {"status": 503},
@@ -48,13 +45,12 @@ impl Trapping {
             }},
         });
         routes.as_array_mut().expect("routes").insert(0, route);
-        let mut all = listener(everywhere, filter);
+        let mut all = listener(everywhere, [filter]);
         // What bounds the wait of the probes that a trap has made the filter forget.
         manager(&mut all)["stream_idle_timeout"] = json!("3s");
-        let config = bootstrap_with_fake(admin, fake.port, vec![all, one], vec![]);
-        let arguments = ["--concurrency", workers];
+        let config = Config::new().fake_admin(fake.port).listeners([all, one]);
         Self {
-            envoy: Envoy::start_text(&config.to_string(), admin, &arguments).await,
+            envoy: config.start_with(&["--concurrency", workers]).await,
             fake,
             everywhere: Prober::http(everywhere),
             one_route: Prober::http(one_route),
@@ -65,7 +61,7 @@ impl Trapping {
     async fn trap(&self) {
         let traps = self.traps();
         assert_eq!(self.everywhere.get("/healthz?trap").await.status, 503);
-        eventually("it traps", async || (self.traps() > traps).then_some(())).await;
+        until("it traps", async || self.traps() > traps).await;
     }
 
     fn traps(&self) -> usize {
@@ -88,13 +84,10 @@ async fn fail_reload_makes_a_new_vm() {
     // The next request has the new machine: no probe after the one that trapped is harmed.
     let begun = Instant::now();
     assert_eq!(trapping.everywhere.get("/healthz").await.status, 200);
-    println!(
-        "FAIL_RELOAD: 200 again {:?} after the trap",
-        begun.elapsed()
-    );
+    println!("200 again {:?} after the trap", begun.elapsed());
     assert_eq!(trapping.statuses("/other").await, (418, 418));
 
-    // Another trap at once: until the second machine is old enough, probes are told 503.
+    // Another trap at once: until the second machine is old enough, probes are answered 503.
     trapping.trap().await;
     let trapped = Instant::now();
     let status = trapping.everywhere.get("/healthz").await.status;
@@ -104,10 +97,7 @@ async fn fail_reload_makes_a_new_vm() {
     }
     assert_eq!(trapping.one_route.get("/other").await.status, 418);
     trapping.everywhere.wait_for(200).await;
-    println!(
-        "FAIL_RELOAD: 200 again {:?} after a second trap",
-        trapped.elapsed()
-    );
+    println!("200 again {:?} after a second trap", trapped.elapsed());
     assert_eq!(trapping.statuses("/healthz").await, (200, 200));
 }
 
@@ -131,23 +121,13 @@ async fn probes_that_wait_when_it_traps() {
     let trapping = Trapping::start("FAIL_RELOAD", "1", json!({})).await;
     assert_eq!(trapping.statuses("/healthz").await, (200, 200));
     trapping.fake.change_to(Does::Hang);
-    let waiting: Vec<_> = (0..5)
-        .map(|_| {
-            let prober = trapping.everywhere.clone();
-            tokio::spawn(async move { prober.get("/healthz").await.status })
-        })
-        .collect();
-    eventually("they wait", async || {
-        let active = trapping.envoy.stat("http.e2e.downstream_rq_active").await;
-        (active == 5).then_some(())
-    })
-    .await;
+    let waiting = tokio::spawn(probe_at_once(trapping.everywhere.port, 5));
+    let active = "http.e2e.downstream_rq_active";
+    trapping.envoy.wait_for_stat(active, 5).await;
     trapping.trap().await;
-    trapping.fake.change_to(Does::Answer(200, HEALTHY.to_vec()));
+    trapping.fake.change_to(healthy());
     trapping.everywhere.wait_for(200).await;
-    for probe in waiting {
-        assert_eq!(probe.await.unwrap(), 503);
-    }
+    assert_eq!(waiting.await.unwrap(), [503; 5]);
 }
 
 /// The worker that refreshes in the background traps: the others go on, and it comes back.
@@ -159,12 +139,12 @@ async fn a_trap_in_a_background_refresh() {
     // Every machine that refreshes traps, until none is left that would.
     trapping.fake.change_to(Does::Answer(599, vec![]));
     let prober = trapping.everywhere.clone();
-    eventually("each of three machines has trapped", async || {
+    until("each of three machines has trapped", async || {
         let _ = prober.try_get("/healthz").await;
-        (trapping.traps() >= 3).then_some(())
+        trapping.traps() >= 3
     })
     .await;
-    trapping.fake.change_to(Does::Answer(200, HEALTHY.to_vec()));
+    trapping.fake.change_to(healthy());
     trapping.everywhere.wait_for(200).await;
     // For longer than max_age_ms, on connections to either worker.
     let begun = Instant::now();

@@ -8,16 +8,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use e2e::config::{bootstrap, cluster, healthz, listener_with_routes, manager};
+use e2e::config::{Config, cluster, listener_with_routes, manager};
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin, HEALTHY};
-use e2e::{eventually, free_port};
+use e2e::prober::Connection;
+use e2e::{Build, free_port, until};
 use http_body::{Frame, SizeHint};
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Body, Client, Version};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
@@ -77,7 +78,6 @@ struct Waiting {
     envoy: Envoy,
     fake: FakeAdmin,
     route: Route,
-    port: u16,
 }
 
 impl Waiting {
@@ -90,30 +90,19 @@ impl Waiting {
     async fn start_with(stop_iteration: bool, change: impl FnOnce(&mut Value)) -> Self {
         let fake = FakeAdmin::start(Does::Delay(LATE, HEALTHY.to_vec())).await;
         let route = Route::start().await;
-        let (admin, port) = (free_port(), free_port());
         // What of a snapshot is at hand would answer after 100 ms: without one, each waits.
-        let mut filter = healthz(&json!({
-            "admin_cluster": "fake", "admin_timeout_ms": 60000,
-            "max_age_ms": 0, "max_stale_ms": 0,
-            "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
-        }));
+        let filter = json!({"admin_timeout_ms": 60000, "max_age_ms": 0, "max_stale_ms": 0});
+        let mut filter = Build::Wasm.filter(&filter);
         filter["typed_config"]["config"]["allow_on_headers_stop_iteration"] = json!(stop_iteration);
         let to_route = json!({"match": {"prefix": "/"}, "route": {"cluster": "route"}});
-        let mut listener = listener_with_routes(port, vec![filter], vec![to_route]);
+        let mut listener = listener_with_routes(free_port(), [filter], vec![to_route]);
         // For the trailers of HTTP/1.1, which Envoy drops otherwise.
         manager(&mut listener)["http_protocol_options"] = json!({"enable_trailers": true});
         change(&mut listener);
-        let clusters = vec![
-            cluster("fake", &[("127.0.0.1", fake.port)]),
-            cluster("route", &[("127.0.0.1", route.port)]),
-        ];
-        let envoy = Envoy::start(&bootstrap(admin, vec![listener], clusters), admin).await;
-        let waiting = Self {
-            envoy,
-            fake,
-            route,
-            port,
-        };
+        let config = Config::new().fake_admin(fake.port).listener(listener);
+        let config = config.cluster(cluster("route", &[route.port]));
+        let envoy = config.start().await;
+        let waiting = Self { envoy, fake, route };
         // So that a count of 0 tells something.
         let passed = Client::new().get(waiting.url("/other")).send().await;
         assert_eq!(passed.unwrap().status(), 418);
@@ -122,7 +111,7 @@ impl Waiting {
     }
 
     fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
+        format!("http://127.0.0.1:{}{path}", self.envoy.port)
     }
 }
 
@@ -148,7 +137,7 @@ const SHAPES: [Shape; 6] = [
 
 const SIZES: [usize; 5] = [0, 1, 64 << 10, 1 << 20, 2 << 20];
 
-/// What Envoy keeps of a body, unless it is told otherwise.
+/// What Envoy keeps of a body by default.
 const BUFFER: usize = 1 << 20;
 
 static ZEROS: [u8; 2 << 20] = [0; 2 << 20];
@@ -218,7 +207,7 @@ fn client(version: Version) -> Client {
 }
 
 impl Waiting {
-    /// A probe with a body is answered with this status, and not before the admin was asked.
+    /// The status of a probe with a body, which waits for the admin.
     async fn probe(
         &self,
         row: &str,
@@ -227,9 +216,9 @@ impl Waiting {
         size: usize,
         shape: Shape,
     ) -> u16 {
-        let asked = self.fake.requests();
+        let before = self.fake.requests();
         let mut probe = client.get(self.url("/healthz")).version(version);
-        // A client sends what a GET has of a body only if it is told to.
+        // A client sends what a GET has of a body only with this header.
         if version == Version::HTTP_11 && !matches!(shape, Shape::Length(_)) {
             probe = probe.header("transfer-encoding", "chunked");
         }
@@ -242,31 +231,26 @@ impl Waiting {
         assert_eq!(answer.version(), version, "{row}");
         if status == 200 {
             assert_eq!(answer.text().await.unwrap(), "ok", "{row}");
-            assert!(self.fake.requests() > asked, "{row}: it did not wait");
+            assert!(self.fake.requests() > before, "{row}: it did not wait");
         }
         // Its connection goes on: another method is answered at once.
         let next = client.post(self.url("/healthz")).send().await;
         let next = next.unwrap_or_else(|error| panic!("after {row}: {error:?}"));
         assert_eq!(next.status(), 405, "after {row}");
-        assert_eq!(
-            self.stat("cluster.route.upstream_rq_total").await,
-            1,
-            "{row}"
-        );
-        assert_eq!(self.route.requests(), 1, "{row}");
+        self.check_route(row).await;
         status
     }
 
-    async fn stat(&self, name: &str) -> u64 {
-        self.envoy.stat(name).await
+    /// Nothing has reached the route but one request at the beginning.
+    async fn check_route(&self, row: &str) {
+        let sent = self.envoy.stat("cluster.route.upstream_rq_total").await;
+        assert_eq!((sent, self.route.requests()), (1, 1), "{row}");
     }
 
     async fn check_all(&self, stop_iteration: bool) {
         for version in [Version::HTTP_11, Version::HTTP_2] {
-            for (size, shape) in SIZES
-                .iter()
-                .flat_map(|&size| SHAPES.map(|shape| (size, shape)))
-            {
+            let shapes = |size| SHAPES.map(|shape| (size, shape));
+            for (size, shape) in SIZES.into_iter().flat_map(shapes) {
                 let row = format!("{version:?}, {size} bytes, {shape:?}");
                 // More than its buffer holds Envoy does not read while the filter is not shown it; and
                 // it ends a connection of HTTP/1.1 whose request it has not read.
@@ -274,18 +258,17 @@ impl Waiting {
                 let may_end = !stop_iteration && large;
                 // See `a_piece_that_the_buffer_cannot_hold`.
                 let may_be_refused = stop_iteration && large;
-                eventually(&format!("its connection goes on: {row}"), async || {
+                until(&format!("its connection goes on: {row}"), async || {
                     let connections = "http.e2e.downstream_cx_total";
-                    let before = self.stat(connections).await;
+                    let before = self.envoy.stat(connections).await;
                     let client = client(version);
                     match self.probe(&row, &client, version, size, shape).await {
                         200 => (),
-                        413 if may_be_refused => return None,
+                        413 if may_be_refused => return false,
                         status => panic!("{row}: {status}"),
                     }
                     // On a busy machine the answer may go out before all of the body has come.
-                    let same = self.stat(connections).await == before + 1;
-                    (same || may_end).then_some(())
+                    self.envoy.stat(connections).await == before + 1 || may_end
                 })
                 .await;
             }
@@ -312,19 +295,14 @@ async fn a_piece_that_the_buffer_cannot_hold() {
             listener["per_connection_buffer_limit_bytes"] = json!(1024);
         };
         let waiting = Waiting::start_with(stop_iteration, small).await;
-        let address = ("127.0.0.1", waiting.port);
-        let mut stream = TcpStream::connect(address).await.unwrap();
+        let mut connection = Connection::open(waiting.envoy.port).await;
         let head = b"GET /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 8193\r\n\r\nx";
-        stream.write_all(head).await.unwrap();
-        eventually("the probe waits", async || {
-            (waiting.fake.requests() > 0).then_some(())
-        })
-        .await;
-        stream.write_all(&ZEROS[..8192]).await.unwrap();
+        connection.send(head).await;
+        until("the probe waits", async || waiting.fake.requests() > 0).await;
+        connection.send(&ZEROS[..8192]).await;
+        let answer = connection.receive().await;
         let expected = format!("HTTP/1.1 {expected}\r\n");
-        let mut answer = vec![0; expected.len()];
-        stream.read_exact(&mut answer).await.unwrap();
-        assert_eq!(String::from_utf8_lossy(&answer), expected);
+        assert!(answer.starts_with(&expected), "{answer}");
         assert_eq!(waiting.route.requests(), 1);
     }
 }
@@ -344,7 +322,6 @@ async fn a_grpc_probe_stays_here() {
             .send();
         let answer = answer.await.unwrap();
         assert_eq!(answer.headers()["grpc-status"], "0", "{stop_iteration}");
-        assert_eq!(waiting.stat("cluster.route.upstream_rq_total").await, 1);
-        assert_eq!(waiting.route.requests(), 1);
+        waiting.check_route("gRPC").await;
     }
 }

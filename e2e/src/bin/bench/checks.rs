@@ -30,11 +30,11 @@ pub async fn measure(plan: &Plan) -> Vec<Series> {
     };
     let ports = CHECKS.map(|(subject, _)| (subject, free_port()));
     let listeners = ports.map(|(subject, port)| listener(subject, port));
-    let mut cluster = with_grpc_check(cluster("my_service", &[("127.0.0.1", backend)]));
+    let mut cluster = with_grpc_check(cluster("my_service", &[backend]));
     // The load must not make it unhealthy.
     cluster["health_checks"][0]["timeout"] = json!("20s");
     let config = bootstrap(admin, listeners.into(), vec![cluster]).to_string();
-    let envoy = Envoy::start_text(&config, admin, &["--concurrency", "1"]).await;
+    let envoy = Envoy::start(&config, &["--concurrency", "1"]).await;
     for (subject, port) in ports {
         let channel = channel(port);
         eventually(&format!("{subject} is SERVING"), async || {

@@ -1,8 +1,7 @@
 //! What is measured, and an Envoy with a listener for each of them.
 
 use e2e::config::{
-    bootstrap, cluster, health_check, healthz, listener_with_filters, listener_with_routes, lua,
-    with_tcp_check,
+    bootstrap, cluster, health_check, healthz, listener_with_routes, lua, with_tcp_check,
 };
 use e2e::envoy::Envoy;
 use e2e::prober::Prober;
@@ -47,7 +46,7 @@ impl Bench {
             .map(|subject| (subject, free_port()))
             .collect();
         let mut clusters: Vec<_> = (0..others).map(other_cluster).collect();
-        let backend = cluster("my_service", &[("127.0.0.1", backend)]);
+        let backend = cluster("my_service", &[backend]);
         clusters.push(with_tcp_check(backend));
         clusters.extend(
             ports
@@ -56,7 +55,7 @@ impl Bench {
         );
         let listeners = ports.iter().map(|(subject, port)| listener(subject, *port));
         let config = bootstrap(admin, listeners.collect(), clusters).to_string();
-        let envoy = Envoy::start_text(&config, admin, &["--concurrency", "1"]).await;
+        let envoy = Envoy::start(&config, &["--concurrency", "1"]).await;
         for (_, port) in &ports {
             // With a thousand clusters the script rarely manages an answer: one will do.
             Prober::http(*port).wait_for(200).await;
@@ -100,13 +99,12 @@ impl Bench {
 }
 
 fn other_cluster(index: usize) -> Value {
-    let hosts: Vec<_> = (1..6).map(|port| ("127.0.0.1", port)).collect();
-    cluster(&format!("other_{index}"), &hosts)
+    cluster(&format!("other_{index}"), &[1, 2, 3, 4, 5])
 }
 
 /// A way to the admin for one subject alone, so that its calls can be counted.
 pub fn admin_cluster(subject: &str, admin: u16) -> Value {
-    cluster(&format!("admin_{subject}"), &[("127.0.0.1", admin)])
+    cluster(&format!("admin_{subject}"), &[admin])
 }
 
 /// A listener where this subject answers `/healthz` for `my_service`; `none` is one without a filter.
@@ -114,7 +112,7 @@ fn listener(subject: &str, port: u16) -> Value {
     let module = || module::filter_for("my_service");
     let route = || vec![module::route("/healthz", "my_service")];
     let filter = match subject {
-        "none" => return listener_with_filters(port, vec![]),
+        "none" => return e2e::config::listener(port, []),
         "floor" => return listener_with_routes(port, vec![], vec![floor_route()]),
         "module_no_drain" => return listener_with_routes(port, vec![module()], route()),
         // As in envoy/module.yaml.
@@ -127,7 +125,7 @@ fn listener(subject: &str, port: u16) -> Value {
         "lua" => lua("my_service", "admin_lua"),
         subject => filter(subject),
     };
-    listener_with_filters(port, vec![filter])
+    e2e::config::listener(port, [filter])
 }
 
 /// The wasm filter, as this subject has it.
@@ -167,28 +165,28 @@ pub fn ok_route(prefix: &str) -> Value {
 
 /// An Envoy with this subject alone and so many workers; `my_service` is its admin. Gives its port too.
 pub async fn start_alone(subject: &str, workers: usize) -> (Envoy, u16) {
-    let (config, admin, port) = alone(subject);
+    let (config, port) = alone(subject);
     let workers = workers.to_string();
-    let envoy = Envoy::start_text(&config, admin, &["--concurrency", &workers]).await;
+    let envoy = Envoy::start(&config, &["--concurrency", &workers]).await;
     (envoy, port)
 }
 
 /// The same under a tool.
 pub async fn start_under(tool: &[&str], subject: &str, workers: usize) -> (Envoy, u16) {
-    let (config, admin, port) = alone(subject);
+    let (config, port) = alone(subject);
     let workers = workers.to_string();
-    let envoy = Envoy::start_under(tool, &config, admin, &["--concurrency", &workers]).await;
+    let envoy = Envoy::start_under(tool, &config, &["--concurrency", &workers]).await;
     (envoy, port)
 }
 
-/// A configuration, and the ports of admin and subject.
-fn alone(subject: &str) -> (String, u16, u16) {
+/// A configuration, and the port of the subject.
+fn alone(subject: &str) -> (String, u16) {
     let (admin, port) = (free_port(), free_port());
     let clusters = vec![
-        cluster("my_service", &[("127.0.0.1", admin)]),
+        cluster("my_service", &[admin]),
         admin_cluster(subject, admin),
     ];
     let listeners = vec![listener(subject, port)];
     let config = bootstrap(admin, listeners, clusters).to_string();
-    (config, admin, port)
+    (config, port)
 }

@@ -21,12 +21,12 @@ pub async fn measure(plan: &Plan) -> Vec<Series> {
     let mut listeners = vec![listener_with_routes(upstream, vec![], vec![ok_route("/")])];
     listeners.extend(ports.map(|(subject, port)| listener(subject, port)));
     let clusters = vec![
-        cluster("upstream", &[("127.0.0.1", upstream)]),
-        cluster("my_service", &[("127.0.0.1", upstream)]),
+        cluster("upstream", &[upstream]),
+        cluster("my_service", &[upstream]),
         admin_cluster("traffic", admin),
     ];
     let config = bootstrap(admin, listeners, clusters).to_string();
-    let envoy = Envoy::start_text(&config, admin, &["--concurrency", "1"]).await;
+    let envoy = Envoy::start(&config, &["--concurrency", "1"]).await;
     let mut all = unmeasured(&TRAFFIC, 0);
     let rounds = if plan.quick { 1 } else { 2 * plan.rounds };
     for round in 0..rounds {

@@ -49,7 +49,7 @@ async fn start(backend: u16, trouble: &str) -> Timed {
     let mut clusters = Vec::new();
     let (mut filters, mut routes) = (Vec::new(), Vec::new());
     for (name, fields, _) in settings() {
-        let mut cluster = with_grpc_check(cluster(name, &[("127.0.0.1", backend)]));
+        let mut cluster = with_grpc_check(cluster(name, &[backend]));
         let check = &mut cluster["health_checks"][0];
         check["no_traffic_interval"] = fields["interval"].clone();
         for (field, value) in fields.as_object().unwrap() {
@@ -94,7 +94,7 @@ async fn start(backend: u16, trouble: &str) -> Timed {
         (name, seconds, interval)
     });
     let probers = said.collect();
-    let envoy = Envoy::start(&config, admin).await;
+    let envoy = Envoy::start(&config.to_string(), &[]).await;
     Timed {
         _envoy: envoy,
         probers,

@@ -6,8 +6,6 @@ use e2e::prober::Prober;
 use e2e::{Build, free_port, module};
 use serde_json::json;
 
-use crate::configuration::check;
-
 #[test]
 fn what_is_not_for_the_module_is_refused() {
     module::folder();
@@ -34,22 +32,22 @@ fn what_is_not_for_the_module_is_refused() {
     ] {
         let config = json!({field: value, "endpoints": endpoints});
         for filter in [module::filter(&config), module::filter_of_struct(&config)] {
-            check(
+            e2e::config::refused(
                 filter,
                 &format!("envoy-healthz: {field}: not supported by the module"),
             );
         }
-        check(module::filter(&config), reason);
+        e2e::config::refused(module::filter(&config), reason);
     }
     let endpoint = json!({"path": "/", "clusters": [], "fail_when_draining": true});
-    check(
+    e2e::config::refused(
         module::filter(&json!({"endpoints": [endpoint]})),
         "envoy-healthz: endpoints[0].fail_when_draining: not supported by the module",
     );
     let mut absent = module::filter_text("");
     let fields = absent["typed_config"].as_object_mut().unwrap();
     fields.remove("filter_config");
-    check(absent, "envoy-healthz: configuration: is empty");
+    e2e::config::refused(absent, "envoy-healthz: configuration: is empty");
 }
 
 /// A Struct knows no integers but numbers; they are read as integers where they are.
@@ -66,10 +64,10 @@ async fn json_and_yaml_are_the_same() {
         (first, Build::Module.filter(&config)),
         (second, module::filter_of_struct(&config)),
     ]
-    .map(|(port, filter)| module::with_network_filter(listener(port, filter)));
-    let clusters = vec![cluster("c", &[("127.0.0.1", 1)])];
+    .map(|(port, filter)| module::with_network_filter(listener(port, [filter])));
+    let clusters = vec![cluster("c", &[1])];
     let config = bootstrap(admin, listeners.into(), clusters);
-    let envoy = Envoy::start(&config, admin).await;
+    let envoy = Envoy::start(&config.to_string(), &[]).await;
     for port in [first, second] {
         let answer = Prober::http(port).get("/two?verbose").await;
         assert_eq!(

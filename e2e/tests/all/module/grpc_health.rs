@@ -9,11 +9,10 @@ mod transcoder;
 mod watches;
 
 use e2e::backend::Backend;
-use e2e::config::{
-    Lds, bootstrap, cluster, listener_with_routes, manager, with_grpc_check, with_tls,
-};
+use e2e::config::{bootstrap, cluster, listener_with_routes, manager, with_grpc_check, with_tls};
 use e2e::envoy::Envoy;
 use e2e::prober::Prober;
+use e2e::xds::Lds;
 use e2e::{eventually, free_port, module};
 use serde_json::{Value, json};
 
@@ -63,11 +62,11 @@ impl Sidecar {
         module::folder();
         let [admin, plain, tls, one, other] = [(); 5].map(|()| free_port());
         let listeners = vec![listener(way, plain), with_tls(listener(way, tls))];
-        let hosts = [("127.0.0.1", one), ("127.0.0.1", other)];
+        let hosts = [one, other];
         let mut config = bootstrap(admin, listeners, vec![backends(&hosts)]);
         change(&mut config);
         Self {
-            envoy: Envoy::start_text(&config.to_string(), admin, arguments).await,
+            envoy: Envoy::start(&config.to_string(), arguments).await,
             plain,
             tls,
             hosts: [one, other],
@@ -101,7 +100,7 @@ impl Sidecar {
 }
 
 /// The backend's cluster, whose every change the workers learn of at once.
-fn backends(hosts: &[(&str, u16)]) -> Value {
+fn backends(hosts: &[u16]) -> Value {
     let mut backends = with_grpc_check(cluster("c", hosts));
     backends["common_lb_config"]["update_merge_window"] = json!("0s");
     // A slow machine must not make a host unhealthy: Watches would be told.

@@ -31,7 +31,7 @@ async fn weighted_clusters_answer_part_of_the_probes_503() {
     ]);
     let filter = module::filter(&json!({"endpoints": endpoints}));
     let listener = listener_with_routes(port, vec![filter], vec![weighted, sure]);
-    let clusters = ["c", "d"].map(|name| cluster(name, &[("127.0.0.1", 1)]));
+    let clusters = ["c", "d"].map(|name| cluster(name, &[1]));
     let config = bootstrap(admin, vec![listener], clusters.into());
     let served = Served::of(&config, admin, port).await;
     let mut seen = [false; 2];
@@ -63,10 +63,10 @@ async fn cp_over_the_loaded_file_ends_envoy_and_mv_does_not() {
     let (admin, port) = (free_port(), free_port());
     let config = json!({"endpoints": [{"path": "/healthz", "clusters": ["c"]}]});
     let listeners = vec![Build::Module.listener(port, &config)];
-    let clusters = vec![cluster("c", &[("127.0.0.1", 1)])];
+    let clusters = vec![cluster("c", &[1])];
     let config = bootstrap(admin, listeners, clusters).to_string();
     let variables: [(&str, &Path); 1] = [(module::SEARCH_PATH, dir.path())];
-    let start = async || Envoy::start_in(&config, admin, &[], &variables).await;
+    let start = async || Envoy::start_in(&config, &[], &variables).await;
     let run = |command: &str| {
         let mut command = std::process::Command::new(command);
         assert!(command.arg(&new).arg(&loaded).status().unwrap().success());

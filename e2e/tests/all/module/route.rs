@@ -5,7 +5,7 @@ use e2e::{TcpHost, free_port};
 use serde_json::json;
 
 use super::on_routes;
-use crate::judgement::spread;
+use e2e::pair::spread;
 
 #[tokio::test]
 async fn the_cluster_of_the_route() {
@@ -16,10 +16,7 @@ async fn the_cluster_of_the_route() {
         {"path": "/gone", "clusters": ["unknown"], "details": true},
         {"path": "/livez", "clusters": []},
     ]);
-    let clusters = vec![
-        with_tcp_check(cluster("c", &[("127.0.0.1", port)])),
-        cluster("d", &[("127.0.0.1", 1)]),
-    ];
+    let clusters = vec![with_tcp_check(cluster("c", &[port])), cluster("d", &[1])];
     let routes = [("/healthz", "c"), ("/other", "d"), ("/livez", "d")];
     let served = on_routes(endpoints, &routes, clusters).await;
     served.wait_for("/healthz", 503, "unavailable").await;

@@ -45,7 +45,7 @@ async fn the_one_in_its_page() {
         assert!(config.contains(from), "README has no {from:?}");
         config = config.replace(from, to);
     }
-    let _envoy = Envoy::start_text(&config, admin, &[]).await;
+    let _envoy = Envoy::start(&config, &[]).await;
     let prober = Prober::http(port);
     prober.wait_for(503).await;
     let _backend = Backend::start(backend).await;

@@ -47,11 +47,9 @@ async fn each_is_called_and_does_what_it_should() {
     let port = free_port();
     let endpoints = json!([{"path": "/healthz", "clusters": [{"name": "c", "min_healthy": 2}], "details": true}]);
     let clusters = || {
-        let dead = ("127.0.0.1", port);
-        vec![with_tcp_check(cluster(
-            "c",
-            &[dead, ("127.0.0.2", port), ("127.0.0.3", port)],
-        ))]
+        let hosts =
+            ["127.0.0.1", "127.0.0.2", "127.0.0.3"].map(|host| e2e::config::address(host, port));
+        vec![with_tcp_check(e2e::config::cluster_of("c", hosts.into()))]
     };
     let routed = on_routes(endpoints.clone(), &[("/healthz", "c")], clusters()).await;
     let config = json!({"endpoints": endpoints});
@@ -83,7 +81,7 @@ async fn each_is_called_and_does_what_it_should() {
 /// One .so for every version of Envoy that has the ABI; what each says of it.
 #[tokio::test]
 async fn the_version_of_the_abi() {
-    let clusters = vec![cluster("c", &[("127.0.0.1", 1)])];
+    let clusters = vec![cluster("c", &[1])];
     let config = json!({"endpoints": [{"path": "/healthz", "clusters": ["c"]}]});
     let served = Served::start(Build::Module, &config, clusters).await;
     served.wait_for("/healthz", 200, "ok").await;
@@ -109,13 +107,9 @@ async fn no_stats_are_needed() {
     filters.push(module::filter_for("c"));
     let routes = vec![module::route("/healthz", "c")];
     let listener = listener_with_routes(port, filters, routes);
-    let mut config = bootstrap(
-        admin,
-        vec![listener],
-        vec![cluster("c", &[("127.0.0.1", 1)])],
-    );
+    let mut config = bootstrap(admin, vec![listener], vec![cluster("c", &[1])]);
     config["stats_config"] = json!({"stats_matcher": {"reject_all": true}});
-    let envoy = Envoy::start(&config, admin).await;
+    let envoy = Envoy::start(&config.to_string(), &[]).await;
     let prober = Prober::http(port);
     assert_eq!(prober.get("/healthz").await.status, 200);
     envoy.post("/healthcheck/fail").await;

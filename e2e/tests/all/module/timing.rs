@@ -6,7 +6,8 @@ use e2e::fake_admin::{Does, FakeAdmin};
 use e2e::prober::Prober;
 use e2e::{free_port, module};
 
-use crate::judgement::{Eds, endpoint};
+use e2e::config::host;
+use e2e::xds::Eds;
 
 /// New hosts with the default `update_merge_window`, by which workers learn of some of them a second
 /// after the admin: whenever a probe says 200, a call through the same worker succeeds.
@@ -19,13 +20,13 @@ async fn a_new_host_is_not_announced_before_it_takes_calls() {
     let listener = module::with_network_filter(listener_with_routes(port, filters, routes));
     let config = bootstrap(admin, vec![listener], vec![with_tcp_check(eds.cluster())]);
     let one_worker = ["--concurrency", "1"];
-    let envoy = Envoy::start_text(&config.to_string(), admin, &one_worker).await;
+    let envoy = Envoy::start(&config.to_string(), &one_worker).await;
     let prober = Prober::http(port);
     let mut before_us = 0;
     for _ in 0..6 {
-        let host = FakeAdmin::start(Does::Answer(200, b"hello".to_vec())).await;
-        eds.write(&[endpoint(host.port, "UNKNOWN")]);
-        let line = format!("c::127.0.0.1:{}::health_flags::healthy", host.port);
+        let answers = FakeAdmin::start(Does::Answer(200, b"hello".to_vec())).await;
+        eds.replace(&[host(answers.port, "UNKNOWN")]);
+        let line = format!("c::127.0.0.1:{}::health_flags::healthy", answers.port);
         e2e::eventually("a probe says 200", async || {
             if prober.get("/healthz").await.status == 200 {
                 assert_eq!(prober.get("/").await.status, 200, "the first call");
@@ -36,8 +37,8 @@ async fn a_new_host_is_not_announced_before_it_takes_calls() {
             None
         })
         .await;
-        drop(host);
-        eds.write(&[]);
+        drop(answers);
+        eds.replace(&[]);
         prober.wait_for(503).await;
     }
     println!("the admin knew of a host {before_us} times before the worker did");

@@ -15,7 +15,7 @@ use super::{Sidecar, agree, in_force, listener};
 async fn with_fake(fake: &FakeAdmin, workers: &str, first: Value) -> Sidecar {
     let change = |config: &mut Value| {
         let clusters = config["static_resources"]["clusters"].as_array_mut();
-        let fake = cluster("fake_admin", &[("127.0.0.1", fake.port)]);
+        let fake = cluster("fake_admin", &[fake.port]);
         clusters.expect("clusters").push(fake);
     };
     let arguments = ["--concurrency", workers];
@@ -123,13 +123,13 @@ async fn a_start_says_nothing_of_itself() {
     for (does, timeout, status) in [(late, "20s", 200), (Does::Hang, "2s", 503)] {
         let host = FakeAdmin::start(does).await;
         let (admin, port) = (free_port(), free_port());
-        let mut c = cluster("c", &[("127.0.0.1", host.port)]);
+        let mut c = cluster("c", &[host.port]);
         c["health_checks"] = json!([quick(json!({"http_health_check": {"path": "/"}}))]);
         c["health_checks"][0]["timeout"] = json!(timeout);
         let fields = json!({"refresh_interval_ms": 100, "admin_timeout_ms": 20000});
         let filter = healthz_with(&fields);
-        let listeners = vec![e2e::config::listener(port, filter)];
-        let envoy = Envoy::start(&bootstrap(admin, listeners, vec![c]), admin).await;
+        let listeners = vec![e2e::config::listener(port, [filter])];
+        let envoy = Envoy::start(&bootstrap(admin, listeners, vec![c]).to_string(), &[]).await;
         let refreshes = async |result: &str| {
             let stat = [("filter", "default"), ("result", result)];
             envoy.stat(&Build::Wasm.stat("refreshes", &stat)).await
@@ -165,7 +165,8 @@ async fn admin_up_says_what_answers_rested_on() {
     let fields = json!({
         "refresh_interval_ms": 50, "max_stale_ms": 600_000, "admin_timeout_ms": 20000,
     });
-    let (envoy, fake, port) = envoy_with_fake(good(), "2", fields).await;
+    let (envoy, fake) = envoy_with_fake(good(), "2", fields).await;
+    let port = envoy.port;
     let stat = async |metric: &str, labels: &[(&str, &str)]| {
         let labels = [&[("filter", "default")], labels].concat();
         envoy.stat(&Build::Wasm.stat(metric, &labels)).await

@@ -49,7 +49,7 @@ async fn another_cause_is_logged_and_at_most_one_in_ten_seconds(build: Build) {
     let listeners = asks_for(build, port, json!(["c", "dead"]));
     let change = |config: &mut Value| {
         let clusters = config["static_resources"]["clusters"].as_array_mut();
-        let dead = with_tcp_check(cluster("dead", &[("127.0.0.1", free_port())]));
+        let dead = with_tcp_check(cluster("dead", &[free_port()]));
         clusters.expect("clusters").push(patient(dead));
     };
     let mut sidecar = Sidecar::start_with(build, listeners, &[], change).await;
@@ -87,8 +87,7 @@ async fn the_same_clusters_with_other_hosts_are_not_logged_again(build: Build) {
     let ports = [(); 3].map(|()| free_port());
     let change = |config: &mut Value| {
         let clusters = config["static_resources"]["clusters"].as_array_mut();
-        let hosts = ports.map(|port| ("127.0.0.1", port));
-        let three = with_tcp_check(cluster("three", &hosts));
+        let three = with_tcp_check(cluster("three", &ports));
         clusters.expect("clusters").push(patient(three));
     };
     let mut hosts = Vec::new();
@@ -120,7 +119,8 @@ async fn the_same_clusters_with_other_hosts_are_not_logged_again(build: Build) {
 async fn another_fault_of_the_admin_is_logged() {
     let fields = json!({"max_age_ms": 0, "max_stale_ms": 0, "admin_timeout_ms": 1000});
     let wrong = Does::Answer(500, HEALTHY.to_vec());
-    let (envoy, fake, port) = envoy_with_fake(wrong, "2", fields).await;
+    let (envoy, fake) = envoy_with_fake(wrong, "2", fields).await;
+    let port = envoy.port;
     let failed = b"c::127.0.0.1:9000::health_flags::/failed_active_hc\n";
     let mut lines = Vec::new();
     for (does, cause) in [

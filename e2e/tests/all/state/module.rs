@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::config::{Cds, bootstrap, cluster, listener_with_routes, manager, with_tcp_check};
+use e2e::config::{bootstrap, cluster, listener_with_routes, manager, with_tcp_check};
 use e2e::envoy::Envoy;
 use e2e::grpc_health::{Connection, LIST, NOT_SERVING, SERVING, Sent, Watch, channel};
 use e2e::prober::Prober;
+use e2e::xds::Cds;
 use e2e::{Build, TcpHost, eventually, free_port, module, replace_file};
 use serde_json::{Value, json};
 
@@ -21,9 +22,9 @@ async fn without_its_cluster(change: impl Fn(Value) -> Value) {
     let mut listener = listener_with_routes(port, vec![module::filter_for("c")], routes);
     manager(&mut listener)["route_config"]["validate_clusters"] = json!(false);
     let mut config = bootstrap(admin, vec![change(listener)], vec![]);
-    let c = patient(with_tcp_check(cluster("c", &[("127.0.0.1", live)])));
+    let c = patient(with_tcp_check(cluster("c", &[live])));
     let mut cds = Cds::add_to(&mut config, vec![c.clone()]);
-    let envoy = Envoy::start(&config, admin).await;
+    let envoy = Envoy::start(&config.to_string(), &[]).await;
     let agrees = async |status| {
         let ask = async || Prober::http(port).get("/healthz").await.status;
         agree(Build::Module, &envoy, status, ask).await;
@@ -81,10 +82,9 @@ async fn led_elsewhere(with_a_watch: bool) {
     });
     let rds = json!({"route_config_name": "routes", "config_source": source});
     manager.insert("rds".to_owned(), rds);
-    let clusters =
-        ["c", "other"].map(|name| patient(with_tcp_check(cluster(name, &[("127.0.0.1", live)]))));
+    let clusters = ["c", "other"].map(|name| patient(with_tcp_check(cluster(name, &[live]))));
     let config = bootstrap(admin, vec![listener], clusters.into());
-    let envoy = Envoy::start(&config, admin).await;
+    let envoy = Envoy::start(&config.to_string(), &[]).await;
     let agrees = async |status| {
         let ask = async || Prober::http(port).get("/healthz").await.status;
         agree(Build::Module, &envoy, status, ask).await;

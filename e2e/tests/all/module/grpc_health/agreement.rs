@@ -118,7 +118,7 @@ impl Balancer {
         for (nth, (service, _)) in SERVICES.into_iter().enumerate() {
             for (kind, port) in [("plain", sidecar.plain), ("tls", sidecar.tls)] {
                 let name = format!("{kind}_{nth}");
-                let mut pool = with_grpc_check(cluster(&name, &[("127.0.0.1", port)]));
+                let mut pool = with_grpc_check(cluster(&name, &[port]));
                 let check = &mut pool["health_checks"][0];
                 check["grpc_health_check"] = json!({"service_name": service});
                 check["timeout"] = json!("1s");
@@ -131,7 +131,7 @@ impl Balancer {
         }
         let admin = free_port();
         Self {
-            envoy: Envoy::start(&bootstrap(admin, vec![], clusters), admin).await,
+            envoy: Envoy::start(&bootstrap(admin, vec![], clusters).to_string(), &[]).await,
             clusters: names,
         }
     }

@@ -132,7 +132,7 @@ async fn after_an_update_of_the_listener() {
     let new = listener(Way::Route, sidecar.plain).to_string();
     let mut new: Value = serde_json::from_str(&new.replace("/livez", "/alive")).unwrap();
     new["drain_type"] = json!("MODIFY_ONLY");
-    lds.replace(1, vec![new]);
+    lds.replace(vec![new]);
     eventually("the new listener is in force", async || {
         let updated = sidecar
             .envoy

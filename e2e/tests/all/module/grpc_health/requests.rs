@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::config::{bootstrap, cluster, listener_with_filters};
+use e2e::config::{bootstrap, cluster, listener};
 use e2e::envoy::Envoy;
 use e2e::grpc_health::{
     CHECK, Connection, End, LIST, Reply, SERVING, Sent, Told, WATCH, frame, request_for,
@@ -35,10 +35,10 @@ pub(super) async fn start(grpc_health: Option<Value>) -> (Envoy, u16) {
     if let Some(grpc_health) = grpc_health {
         config["grpc_health"] = grpc_health;
     }
-    let listener = listener_with_filters(port, vec![module::filter(&config)]);
+    let listener = listener(port, vec![module::filter(&config)]);
     let listener = module::with_network_filter(listener);
-    let clusters = vec![cluster("c", &[("127.0.0.1", 1)])];
-    let envoy = Envoy::start(&bootstrap(admin, vec![listener], clusters), admin).await;
+    let clusters = vec![cluster("c", &[1])];
+    let envoy = Envoy::start(&bootstrap(admin, vec![listener], clusters).to_string(), &[]).await;
     Prober::http(port).wait_for(200).await;
     (envoy, port)
 }

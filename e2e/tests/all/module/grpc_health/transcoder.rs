@@ -1,9 +1,7 @@
 //! Clients that send JSON: Envoy's `grpc_json_transcoder` before the module, in its own Envoy and in another
 //! one before that.
 
-use e2e::config::{
-    bootstrap, cluster, listener_with_filters, listener_with_routes, with_grpc_check,
-};
+use e2e::config::{bootstrap, cluster, listener, listener_with_routes, with_grpc_check};
 use e2e::envoy::Envoy;
 use e2e::grpc_health::{CHECK, LIST, descriptor_set};
 use e2e::prober::{Answer, Prober};
@@ -22,11 +20,11 @@ async fn it_reads_what_the_module_answers() {
     }));
     let listeners = [vec![transcoder(), ours.clone()], vec![ours]];
     let listeners = listeners.into_iter().zip([own, plain]);
-    let listeners = listeners
-        .map(|(filters, port)| module::with_network_filter(listener_with_filters(port, filters)));
-    let clusters = vec![cluster("c", &[("127.0.0.1", 1)])];
+    let listeners =
+        listeners.map(|(filters, port)| module::with_network_filter(listener(port, filters)));
+    let clusters = vec![cluster("c", &[1])];
     let config = bootstrap(admin, listeners.collect(), clusters);
-    let mut sidecar = Envoy::start(&config, admin).await;
+    let mut sidecar = Envoy::start(&config.to_string(), &[]).await;
     let front_port = free_port();
     let mut front = front(front_port, plain).await;
     for port in [own, front_port] {
@@ -61,12 +59,16 @@ fn transcoder() -> Value {
 
 /// An Envoy that transcodes what it sends on to this port.
 async fn front(port: u16, sidecar: u16) -> Envoy {
-    let mut to_sidecar = with_grpc_check(cluster("sidecar", &[("127.0.0.1", sidecar)]));
+    let mut to_sidecar = with_grpc_check(cluster("sidecar", &[sidecar]));
     to_sidecar["health_checks"] = json!([]);
     let route = json!({"match": {"prefix": "/"}, "route": {"cluster": "sidecar"}});
     let listener = listener_with_routes(port, vec![transcoder()], vec![route]);
     let admin = free_port();
-    Envoy::start(&bootstrap(admin, vec![listener], vec![to_sidecar]), admin).await
+    Envoy::start(
+        &bootstrap(admin, vec![listener], vec![to_sidecar]).to_string(),
+        &[],
+    )
+    .await
 }
 
 async fn post(port: u16, path: &str) -> Value {

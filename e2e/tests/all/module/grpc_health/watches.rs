@@ -1,12 +1,13 @@
 //! `Watch`: the first status at once, each change once, until the client goes or Envoy does.
 
-use e2e::config::{Cds, manager};
+use e2e::config::manager;
 use e2e::eventually;
 use e2e::grpc_health::{
     Connection, End, NOT_SERVING, SERVICE_UNKNOWN, SERVING, Sent, Told, WATCH, Watch, channel,
     check,
 };
 use e2e::prober::Prober;
+use e2e::xds::Cds;
 use serde_json::json;
 use tonic::Code;
 
@@ -211,8 +212,7 @@ async fn the_cluster_goes() {
             watch.wait_for(at_first).await;
         }
         assert_eq!(check(&one, "").await, NOT_SERVING);
-        let hosts = sidecar.hosts.map(|port| ("127.0.0.1", port));
-        let cluster = || Some(backends(&hosts));
+        let cluster = || Some(backends(&sidecar.hosts));
         cds.set("c", cluster());
         sidecar.wait_for([200, 503]).await;
         if way == Way::Route {
@@ -265,7 +265,7 @@ async fn the_listener_goes() {
         for listener in &mut listeners {
             listener["per_connection_buffer_limit_bytes"] = json!(100_000 + version);
         }
-        lds.replace(version, listeners);
+        lds.replace(listeners);
         for watch in &watches {
             eventually("the Watch ends with its listener", async || {
                 matches!(watch.last(), Some(Told::Ended(_))).then_some(())
@@ -273,7 +273,7 @@ async fn the_listener_goes() {
             .await;
         }
         if version == 2 {
-            lds.replace(10, vec![listener(Way::NetworkFilter, sidecar.plain)]);
+            lds.replace(vec![listener(Way::NetworkFilter, sidecar.plain)]);
         }
         Prober::http(sidecar.plain).wait_for(200).await;
     }
