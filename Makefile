@@ -229,7 +229,10 @@ docs: ## docs/ as HTML, in book/
 	@command -v mdbook >/dev/null || cargo install --quiet --locked --no-default-features mdbook@$(MDBOOK)
 	mdbook build docs
 
-build: wasm trap module panicking-module envoy
+build: tools envoy .tools/zig
+	@echo wasm trap module panicking-module workspace | xargs -n 1 -P $$(nproc) $(MAKE) --no-print-directory
+
+workspace:
 	cargo build --quiet --locked --workspace
 
 wasm: tools ## the filter as wasm

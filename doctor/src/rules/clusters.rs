@@ -23,7 +23,7 @@ pub const RULES: [Rule; 7] = [
         id: "HZ104",
         title: "panic",
         severity: "warning",
-        when: "A cluster with health checks can have several hosts (EDS, STRICT_DNS, or more than one endpoint), and `healthy_panic_threshold` is not 0 (50 % if it is not said). Silent if the endpoint fails before the panic begins: `min_healthy` or `cluster_min_healthy_percentages` at least the threshold.",
+        when: "A cluster with health checks can have several hosts (EDS, STRICT_DNS, or more than one endpoint), and `healthy_panic_threshold` is not 0 (50 % by default). Silent if the endpoint fails before the panic begins: `min_healthy` or `cluster_min_healthy_percentages` at least the threshold.",
         then: "200 with few hosts alive, while calls go to the dead ones as well",
         measured: "1 of 3 alive: probe 200, 40 of 60 calls fail; 0 of 60 with a threshold of 0.",
         unless: "Who wants the panic ignores it.",

@@ -35,7 +35,7 @@ pub const RULES: [Rule; 7] = [
         title: "server names only",
         severity: "error",
         when: "Every filter chain of the listener has `server_names`, and there is no default chain.",
-        then: "connection reset for ever: a prober that asks an address sends no server name",
+        then: "connection reset for ever: a prober that connects to an address sends no server name",
         measured: "Connection reset for ever.",
         unless: "",
         set: "default_filter_chain, with the endpoint",

@@ -11,7 +11,7 @@ pub const RULES: [Rule; 6] = [
         id: "HZ102",
         title: "slow until the first call",
         severity: "warning",
-        when: "The larger of `no_traffic_interval` (60 s if it is not said) and `no_traffic_healthy_interval` is over `interval` and over 5 s.",
+        when: "The larger of `no_traffic_interval` (60 s by default) and `no_traffic_healthy_interval` is over `interval` and over 5 s.",
         then: "until the cluster's first call, checks come seldom",
         measured: "interval 1 s, threshold 2, no_traffic_interval not said: 200 for 120.0 s after a stop, and 503 for 119.9 s after a start, at each rollout.",
         unless: "A cluster that has had a connection is not concerned.",

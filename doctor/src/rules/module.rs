@@ -11,7 +11,7 @@ use crate::walk::{self, Way};
 pub const RULES: [Rule; 5] = [
     Rule {
         id: "HZ401",
-        title: "the module cannot ask",
+        title: "the module cannot read the cluster",
         severity: "error",
         when: "An endpoint's cluster is not the one that its route leads to (of `weighted_clusters` each), and no network filter of the module is placed before the connection manager in that chain.",
         then: "503 for ever; with weighted_clusters a share of the probes",
@@ -105,7 +105,7 @@ fn cannot_ask<'t>(case: &Case<'t>) -> Vec<Finding<'t>> {
             names => format!("leads to {}", names.join(", ")),
         };
         let what = format!(
-            "{path}: the module cannot ask for cluster {:?}: the route {way}",
+            "{path}: the module cannot read cluster {:?}: the route {way}",
             target.cluster
         );
         let finding = Finding::error(route, what);

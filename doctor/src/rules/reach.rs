@@ -39,7 +39,7 @@ pub const RULES: [Rule; 5] = [
         when: "No virtual host's `domains` take the host that the prober sends (an address if `--host` is not said), and the filter is `disabled: true`.",
         then: "404 for ever to probers that send an address as host",
         measured: "`domains: [\"grpc.example.com\"]`: 404 for ever.",
-        unless: "A prober that is told to send the right host: `--host`.",
+        unless: "A prober that is set to send the right host: `--host`.",
         set: "domains: [\"*\"]",
         check: Check::Reach(no_host),
     },
