@@ -277,12 +277,30 @@ pub fn with_http_check(mut cluster: Value) -> Value {
 }
 
 /// Has a cluster speak HTTP/2, and adds quick gRPC health checks to it.
-pub fn with_grpc_check(mut cluster: Value) -> Value {
+pub fn with_grpc_check(cluster: Value) -> Value {
+    let mut cluster = with_http2(cluster);
     cluster["health_checks"] = json!([quick(json!({"grpc_health_check": {}}))]);
-    cluster["typed_extension_protocol_options"] = json!({
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-            "explicit_http_config": {"http2_protocol_options": {}},
+    cluster
+}
+
+/// Has a cluster speak HTTP/2.
+pub fn with_http2(mut cluster: Value) -> Value {
+    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    cluster["typed_extension_protocol_options"] = json!({options: {
+        "@type": format!("type.googleapis.com/{options}"),
+        "explicit_http_config": {"http2_protocol_options": {}},
+    }});
+    cluster
+}
+
+/// Has a cluster speak HTTP/2 over TLS, the certificate not validated, as Google's load balancers do.
+pub fn with_https2(cluster: Value) -> Value {
+    let mut cluster = with_http2(cluster);
+    cluster["transport_socket"] = json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": {"alpn_protocols": ["h2"]},
         },
     });
     cluster

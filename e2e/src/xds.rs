@@ -149,8 +149,12 @@ impl Eds {
 
     /// Replaces them all.
     pub fn replace(&self, hosts: &[Value]) {
-        self.file.replace(vec![json!({
-            "cluster_name": self.name, "endpoints": [{"lb_endpoints": hosts}],
-        })]);
+        self.replace_with(json!({"endpoints": [{"lb_endpoints": hosts}]}));
+    }
+
+    /// The same with these fields of a `ClusterLoadAssignment`.
+    pub fn replace_with(&self, mut fields: Value) {
+        fields["cluster_name"] = json!(self.name);
+        self.file.replace(vec![fields]);
     }
 }
