@@ -15,7 +15,8 @@ GRPCIO := 1.85.1
 # Tests wait most of their time, for Envoy to see what they did.
 export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 
-.PHONY: help demo run demo-build test dist echo-server test-compose gke test-gke test-kubernetes gke-tools test-reproducible test-matrix test-e2e fuzz soak deny rehearsal bench bench-tools lint docs doctor doctor-page build wasm trap envoy promtool grpc-python tools release release-files version lint-workflows module panicking-module test-module-valgrind
+# Every target but the files of .tools is a command.
+.PHONY: $(shell sed -n 's/^\([a-z][a-z0-9-]*\):.*/\1/p' Makefile)
 .DEFAULT_GOAL := help
 
 # Panic messages hold source paths: name them the same on every machine. wasm-build.sh does it too.
@@ -24,39 +25,22 @@ REMAP := --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(or $(CARGO_HOME),
 # Says that a command cannot run here, and why. With STRICT=1, as in .ci/run, that fails.
 SKIP = { echo "$(1): SKIPPED, $(2)"; test "$(STRICT)" != 1; exit; }
 
-help:
-	@echo "make demo    see /healthz follow a gRPC backend that stops and starts"
-	@echo "make run     the same left running, for your own curl and grpcurl"
-	@echo "make test    every test"
-	@echo "make module  the filter as a native dynamic module"
-	@echo "make doctor  healthz-doctor, which checks configurations"
-	@echo "make test-compose  docker-compose.yml with a real Docker engine"
-	@echo "make test-gke      the manifests of envoy/gke, rendered and validated"
-	@echo "make test-kubernetes  the same on your cluster (kind), under calls"
-	@echo "make rehearsal     two pods behind a load balancer: what each way costs"
-	@echo "make bench   the filter beside Envoy's own and the Lua script, measured"
-	@echo "make test-matrix   the e2e suite on Envoy 1.36 to 1.40"
-	@echo "make test-reproducible  the same bytes from the same sources"
-	@echo "make release   dist/release: wasm and module, SBOMs, OCI images, SHA-256 sums"
-	@echo "make fuzz    a while of each fuzz target"
-	@echo "make soak    ten minutes of probes, floods, flaps and updates with each build"
-	@echo "make deny    licences, sources and known faults of what we build from"
-	@echo "make lint    formatting, clippy, and what the documents name"
-	@echo "make docs    docs/ as HTML, in book/"
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' Makefile
 
 # FILTER=module: the native module, asked by gRPC as well.
 FILTER ?= wasm
 
-demo: demo-build
+demo: demo-build ## see /healthz follow a gRPC backend that stops and starts (FILTER=module: the native module)
 	target/debug/demo --filter $(FILTER)
 
-run: demo-build
+run: demo-build ## the same left running, for your own curl and grpcurl
 	target/debug/demo --filter $(FILTER) --stay
 
 demo-build: $(FILTER) envoy
 	cargo build --quiet --locked --package e2e --bin demo --package echo-server --bin echo-server
 
-test: build promtool grpc-python
+test: build promtool grpc-python ## every test
 	cargo test --locked --workspace
 
 # The static backend and the filter, which docker-compose.yml mounts and builds from.
@@ -65,15 +49,19 @@ dist: wasm echo-server
 
 echo-server:
 	rustup target add $(MUSL)
-	RUSTFLAGS="$(REMAP)" cargo build --quiet --locked --release --package echo-server --target $(MUSL)
+	RUSTFLAGS="$(REMAP)" cargo build --quiet --locked --profile tool --package echo-server --target $(MUSL)
 	@mkdir -p dist
-	cp target/$(MUSL)/release/echo-server dist/
+	install -C target/$(MUSL)/tool/echo-server dist/
 
-test-compose: build dist
+test-compose: build dist ## docker-compose.yml and Dockerfile with a real Docker engine
 	@docker info >/dev/null 2>&1 || $(call SKIP,test-compose,no Docker engine answers) && \
 	docker-compose build --quiet app && \
 	docker build --quiet --file envoy/mesh/Dockerfile --tag envoy-healthz/plugin dist && \
 	docker build --quiet --file envoy/mesh/module.Dockerfile --tag envoy-healthz/module dist && \
+	docker build --quiet --target wasm --build-arg RUST_IMAGE=$$(e2e/rust-image.sh) --tag envoy-healthz/wasm . && \
+	container=$$(docker create envoy-healthz/wasm none) && \
+	docker cp $$container:/envoy_healthz.wasm - | tar -xO | cmp - dist/envoy_healthz.wasm && \
+	docker rm $$container >/dev/null && echo "Dockerfile: the same wasm as ./wasm-build.sh" && \
 	ENVOY_IMAGE=$$(e2e/envoy-image.sh $(ENVOY_VERSION) $(ENVOY)) && export ENVOY_IMAGE && \
 	cargo test --locked --package e2e --test compose -- --nocapture
 
@@ -81,14 +69,14 @@ test-compose: build dist
 gke: wasm $(shell grep -sx -- '- module' envoy/gke/kustomization.yaml | sed 's/- //')
 	envoy/gke/prepare.sh
 
-test-gke: gke module envoy gke-tools
+test-gke: gke module envoy gke-tools ## the manifests of envoy/gke, rendered and validated
 	PYTHONPATH=$(CURDIR)/.tools/python python3 e2e/manifests/check.py $(ENVOY)
 
 # envoy/gke on the cluster of the current kubectl context, whose pods' addresses must be reachable from here: see
 # docs/dev/kubernetes.md. KUBECTL and LOAD_IMAGE for a cluster that is not kind's; VARIANT for one variant.
 VARIANT :=
 
-test-kubernetes: gke module echo-server envoy gke-tools
+test-kubernetes: gke module echo-server envoy gke-tools ## the same on your cluster (kind), under calls
 	cp dist/libenvoy_healthz.so envoy/gke/module/generated/
 	e2e/kubernetes/images.sh target/kubernetes $(ENVOY)
 	cargo run --quiet --locked --package e2e --bin kubernetes -- --only "$(VARIANT)"
@@ -102,7 +90,7 @@ TESTS_OF_1.38.3 := module::
 # A group with its `::`, or a whole name: `flood` would also skip probes_cannot_flood_the_admin.
 LONG := doctor:: flood:: rehearsal:: module::grpc_health::many_watches:: module::panics::in_each_hook_of_the_way
 
-test-matrix: build
+test-matrix: build ## the e2e suite on Envoy 1.36 to 1.40
 	@for version in $(MATRIX); do \
 	  echo "test-matrix: Envoy $$version" && \
 	  $(MAKE) --no-print-directory ENVOY_VERSION=$$version test-e2e || exit 1; \
@@ -130,25 +118,25 @@ test-module-valgrind: module envoy grpc-python
 FUZZ_TARGETS := clusters config grpc request
 FUZZ_SECONDS := 30
 
-fuzz:
+fuzz: ## a while of each fuzz target
 	@cargo +nightly --version >/dev/null 2>&1 || $(call SKIP,fuzz,no nightly toolchain here) && \
 	{ command -v cargo-fuzz >/dev/null || cargo install --quiet --locked --debug cargo-fuzz; } && \
-	cd fuzz && cargo +nightly fuzz build && \
-	$(MAKE) --no-print-directory -C .. --jobs $$(nproc) --output-sync $(addprefix fuzz-,$(FUZZ_TARGETS))
+	cd e2e/fuzz && cargo +nightly fuzz build && \
+	$(MAKE) --no-print-directory -C ../.. --jobs $$(nproc) --output-sync $(addprefix fuzz-,$(FUZZ_TARGETS))
 
 fuzz-%:
-	@cd fuzz && mkdir -p corpus/$* && \
-	cargo +nightly fuzz run $* corpus/$* ../src/testdata -- -max_len=8192 -print_final_stats=1 \
+	@cd e2e/fuzz && mkdir -p corpus/$* && \
+	cargo +nightly fuzz run $* corpus/$* ../../src/testdata -- -max_len=8192 -print_final_stats=1 \
 	  -max_total_time=$(FUZZ_SECONDS) $$(find . -maxdepth 1 -name $*.dict -printf '-dict=%p')
 
 # Probes, floods, flaps, reconnects and listener updates together, for so long with each build.
 SOAK_MINUTES := 10
 
-soak: build
+soak: build ## ten minutes of probes, floods, flaps and updates with each build
 	target/debug/soak --minutes $(SOAK_MINUTES)
 
 # What we build from: licences, bans, sources; known faults where their database can be had.
-deny:
+deny: ## licences, sources and known faults of what we build from
 	@command -v cargo-deny >/dev/null || cargo install --quiet --locked --debug cargo-deny@$(CARGO_DENY)
 	cargo deny --locked --exclude-dev --target wasm32-wasip1 check --deny duplicate bans licenses sources
 	cargo deny --locked --workspace --target $$(rustc --print host-tuple) check --allow duplicate bans licenses sources
@@ -156,7 +144,7 @@ deny:
 	else echo "deny: advisories SKIPPED, https://github.com/RustSec/advisory-db cannot be had here"; fi
 
 # The same sources in another folder give the same release, to the byte.
-test-reproducible: release-files
+test-reproducible: release-files ## the same bytes from the same sources
 	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && \
 	git ls-files -z | xargs -0 cp --parents -t "$$copy" && \
 	mkdir "$$copy/.tools" && ln -s $(CURDIR)/.tools/zig "$$copy/.tools/" && \
@@ -165,7 +153,7 @@ test-reproducible: release-files
 	echo "released twice, from two folders: the same bytes" && cat dist/release/SHA256SUMS
 
 # What a release holds, in dist/release. Its test takes each image apart and runs what is in it.
-release: release-files envoy
+release: release-files envoy ## dist/release: wasm and module, SBOMs, OCI images, SHA-256 sums
 	cargo test --quiet --locked --package e2e --test release
 
 release-files: wasm echo-server
@@ -177,20 +165,20 @@ release-files: wasm echo-server
 	.ci/release.py $$($(MAKE) --silent version)
 
 version:
-	@sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' Makefile
 
 # Writes docs/dev/rehearsal.md: what each way of answering /healthz costs callers behind a load balancer.
-rehearsal: build
+rehearsal: build ## two pods behind a load balancer: what each way costs
 	target/debug/rehearsal
 
 # Writes docs/dev/bench.md and its plots. BENCH=--quick: a few minutes, and no claim about time.
-bench: build bench-tools
+bench: build bench-tools ## the filter beside Envoy's own and the Lua script, measured
 	$(if $(BENCH),,cargo build --quiet --locked --release --package echo-server)
 	target/debug/bench $(BENCH)
 
-lint: tools
+lint: tools ## formatting, clippy, and what the documents name
 	cargo fmt --all --check
-	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	cargo fmt --manifest-path e2e/fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- --deny warnings
 	cargo clippy --locked --package envoy-healthz --target wasm32-wasip1 -- --deny warnings
 	cargo test --quiet --locked --package e2e --test docs
@@ -215,8 +203,8 @@ ARROWS := set -e; \
 	then echo "lint: the core must not depend on these"; exit 1; fi; \
 	if [ "$$(grep -rl proxy_wasm src core/src)" != src/wasm.rs ]; \
 	then echo "lint: src/wasm.rs alone may name proxy_wasm"; exit 1; fi; \
-	if grep -rlE 'unsafe (fn|extern|\{)|allow\(unsafe_code' src dynamic-module/src | grep -vE '^(src/wasm.rs|dynamic-module/src/ffi(\.rs|/.*))$$'; \
-	then echo "lint: unsafe belongs in src/wasm.rs and the module's ffi"; exit 1; fi; \
+	if grep -rlE 'unsafe (fn|extern|\{)|allow\(unsafe_code' src dynamic-module/src | grep -vE '^(src/wasm/raw.rs|dynamic-module/src/ffi(\.rs|/.*))$$'; \
+	then echo "lint: unsafe belongs in src/wasm/raw.rs and the module's ffi"; exit 1; fi; \
 	if grep -rnE 'crate::(filter|envoy|refresh|recorder|metrics|pairs|wasm)' src/admin src/admin.rs; \
 	then echo "lint: the admin source must not name these"; exit 1; fi
 
@@ -224,12 +212,12 @@ ARROWS := set -e; \
 DOCTOR_TARGET ?= $(MUSL)
 DOCTOR := healthz-doctor$(if $(filter $(shell uname -m)-%,$(DOCTOR_TARGET)),,-$(firstword $(subst -, ,$(DOCTOR_TARGET))))
 
-doctor:
+doctor: ## healthz-doctor, which checks configurations
 	rustup target add $(DOCTOR_TARGET) 2>/dev/null
 	RUSTFLAGS="$(REMAP)" CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=rust-lld \
-	  cargo build --quiet --locked --package healthz-doctor --profile doctor --target $(DOCTOR_TARGET)
+	  cargo build --quiet --locked --package healthz-doctor --profile tool --target $(DOCTOR_TARGET)
 	@mkdir -p dist
-	install target/$(DOCTOR_TARGET)/doctor/healthz-doctor dist/$(DOCTOR)
+	install -C target/$(DOCTOR_TARGET)/tool/healthz-doctor dist/$(DOCTOR)
 	@echo dist/$(DOCTOR)
 
 # Writes docs/doctor.md from the doctor's table of rules.
@@ -237,14 +225,14 @@ doctor-page:
 	cargo run --quiet --locked --package healthz-doctor -- --explain all > docs/doctor.md
 
 # Writes book/, whose links to the repository's files work in this folder.
-docs:
+docs: ## docs/ as HTML, in book/
 	@command -v mdbook >/dev/null || cargo install --quiet --locked --no-default-features mdbook@$(MDBOOK)
 	mdbook build docs
 
 build: wasm trap module panicking-module envoy
 	cargo build --quiet --locked --workspace
 
-wasm: tools
+wasm: tools ## the filter as wasm
 	./wasm-build.sh
 
 # The filter with traps in it, for e2e/tests/all/trap.rs: it traps on `?trap` and on a reply of 599.
@@ -260,12 +248,12 @@ ZIGBUILD := 0.24.1
 ZIG := 0.17.1
 MODULE := libenvoy_healthz$(if $(filter $(shell uname -m)-%,$(MODULE_TARGET)),,-$(firstword $(subst -, ,$(MODULE_TARGET)))).so
 
-module: .tools/zig
+module: .tools/zig ## the filter as a native dynamic module
 	rustup target add $(MODULE_TARGET) 2>/dev/null
 	RUSTFLAGS="$(REMAP)" CARGO_ZIGBUILD_ZIG_PATH=$(CURDIR)/.tools/zig/ziglang/zig .tools/zig/bin/cargo-zigbuild zigbuild \
 	  --quiet --locked --package envoy-healthz-module --profile module --target $(MODULE_TARGET).$(GLIBC)
 	@mkdir -p dist
-	install target/$(MODULE_TARGET)/module/libenvoy_healthz_module.so dist/$(MODULE)
+	install -C target/$(MODULE_TARGET)/module/libenvoy_healthz_module.so dist/$(MODULE)
 	@echo dist/$(MODULE)
 
 .tools/zig:
@@ -274,7 +262,7 @@ module: .tools/zig
 # The module with panics in it, for e2e/tests/all/module/panics.rs: in the hook that the environment names.
 panicking-module:
 	RUSTFLAGS="--cfg panic_test" cargo build --quiet --locked --package envoy-healthz-module --target-dir target/panicking
-	install target/panicking/debug/libenvoy_healthz_module.so target/panicking/libenvoy_healthz.so
+	install -C target/panicking/debug/libenvoy_healthz_module.so target/panicking/libenvoy_healthz.so
 
 envoy: $(ENVOY)
 

@@ -169,7 +169,7 @@ def sboms():
         "envoy_healthz": (".", "envoy-healthz", "wasm32-wasip1"),
         "libenvoy_healthz": ("dynamic-module", "envoy-healthz-module", "x86_64-unknown-linux-gnu"),
         "healthz-doctor": ("doctor", "healthz-doctor", "x86_64-unknown-linux-musl"),
-        "echo-server": ("echo-server", "echo-server", "x86_64-unknown-linux-musl"),
+        "echo-server": ("e2e/echo-server", "echo-server", "x86_64-unknown-linux-musl"),
     }
     with tempfile.TemporaryDirectory() as folder:
         copy = pathlib.Path(folder) / "sources"

@@ -3,12 +3,15 @@
 
 use std::time::Duration;
 
-use log::Level;
+use healthz_core::state::Level;
 
 /// The Envoy of one root: one worker's filter of one configuration.
 pub trait Envoy {
     /// The time since this machine started. It never goes back, and all workers of a process share it.
     fn now(&self) -> Duration;
+
+    /// The time since 1970 by the machine's clock, which may be set.
+    fn unix_time(&self) -> Duration;
 
     /// The memory that this worker's virtual machine has, in bytes.
     fn memory(&self) -> u64;
@@ -23,8 +26,8 @@ pub trait Envoy {
     /// Makes the tick come every `period` from now on, or no more.
     fn set_tick(&self, period: Option<Duration>);
 
-    /// Reads a record that all workers share; `None` if that cannot be done.
-    fn read_shared(&self, key: &str) -> Option<Shared>;
+    /// Reads a record that all workers share.
+    fn read_shared(&self, key: &str) -> Shared;
 
     /// Writes a shared record, unless another worker has written it since it was read.
     fn replace_shared(&self, key: &str, value: &str, read: &Shared) -> bool;
@@ -32,14 +35,11 @@ pub trait Envoy {
     /// Writes a shared record.
     fn write_shared(&self, key: &str, value: &str);
 
-    /// Makes a metric; the same name gives the same one.
-    fn metric(&self, kind: MetricKind, name: &str) -> u32;
-
     /// Adds to a counter.
-    fn add(&self, counter: u32, count: i64);
+    fn add(&self, counter: &str, count: i64);
 
     /// Sets a gauge.
-    fn set(&self, gauge: u32, value: u64);
+    fn set(&self, gauge: &str, value: u64);
 
     /// Writes a line of the log.
     fn log(&self, level: Level, line: &str);
@@ -57,19 +57,30 @@ pub enum CallError {
 /// A shared record as it was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shared {
-    /// Its value, if it is there.
-    pub value: Option<Vec<u8>>,
-    /// Its number, which changes with each write.
+    /// Its value; empty if it is not there.
+    pub value: Vec<u8>,
+    /// Its number, which changes with each write; `None` if it is not there.
     pub version: Option<u32>,
 }
 
-/// Which kind of metric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MetricKind {
-    /// It only grows.
-    Counter,
-    /// It is set.
-    Gauge,
+/// How often a record is tried to be written against other workers that write it too.
+const TRIES: usize = 8;
+
+/// Writes what `next` makes of a shared record's value, if anything. Of several workers that do so at once one
+/// wins, and the others look again. What `next` says besides; `None` if others were always faster.
+pub fn update_shared<T>(
+    envoy: &impl Envoy,
+    key: &str,
+    mut next: impl FnMut(&[u8]) -> (Option<String>, T),
+) -> Option<T> {
+    for _ in 0..TRIES {
+        let read = envoy.read_shared(key);
+        let (value, said) = next(&read.value);
+        if value.is_none_or(|value| envoy.replace_shared(key, &value, &read)) {
+            return Some(said);
+        }
+    }
+    None
 }
 
 /// A time in whole milliseconds, as shared records hold it.

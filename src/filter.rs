@@ -164,7 +164,7 @@ impl<E: Envoy> Filter<E> {
             if let Some(succeeded) = refreshed {
                 self.recorder.refresh(succeeded, now);
                 if let Knowledge::Fresh(snapshot) = &knowledge {
-                    self.recorder.unknown_flags(&self.envoy, &snapshot.report);
+                    self.recorder.snapshot(&self.envoy, snapshot);
                 }
             }
             for (id, pending) in completed.waiting {

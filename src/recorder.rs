@@ -16,18 +16,15 @@ use healthz_core::answer::Outcome;
 use healthz_core::config::wasm::Config;
 use healthz_core::config::{Endpoint, FilterName};
 use healthz_core::judgement::{Health, Verdict};
-use healthz_core::state::{self, Answered, News, State, Update};
-use log::Level;
+use healthz_core::state::{self, Answered, Level, News, State, Update};
 
 use crate::admin::pages::{Fault, Report};
-use crate::envoy::{Envoy, MetricKind, millis};
-use crate::metrics::Metrics;
+use crate::admin::snapshots::Snapshot;
+use crate::envoy::{Envoy, millis, update_shared};
+use crate::metrics::{Counted, Metrics};
 
 /// How often a worker that finds nothing new looks whether another one has.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
-
-/// How often a record is tried to be written against other workers that write it too.
-const TRIES: usize = 8;
 
 /// How many unknown flags are logged, once each.
 const UNKNOWN_FLAGS_LOGGED: usize = 16;
@@ -71,7 +68,7 @@ impl Recorder {
             name: config.name.clone(),
             by: by.finish(),
             max_stale: config.max_stale,
-            metrics: Metrics::new(name, &config.endpoints),
+            metrics: Metrics::new(config),
             // A path would begin with a slash.
             admin: Slot::new(name, "admin", format!("admin_up.filter.{name}")),
             endpoints: config.endpoints.iter().map(slot).collect(),
@@ -92,27 +89,24 @@ impl Recorder {
         now: Duration,
     ) {
         let outcome = Outcome::Health(verdict.health);
-        self.metrics.probe(index, outcome, now);
-        let by = self.by;
+        self.metrics.count(Counted::Probe(index, outcome), now);
         let Some(slot) = self.endpoints.get_mut(index) else {
             return;
         };
-        let answered = || verdict.answered(by);
+        let answered = || verdict.answered(self.by);
         if let Some(news) = slot.record(envoy, verdict.health, answered, now) {
             if news != News::Cause {
-                self.metrics.transition(index, now);
+                self.metrics.count(Counted::Transition(index), now);
             }
-            let level = match verdict.health {
-                Health::Healthy => Level::Info,
-                Health::Unhealthy => Level::Warn,
-            };
-            self.log(envoy, level, &verdict.line(news));
+            let (level, line) = verdict.line(&self.name, news);
+            envoy.log(level, &line);
         }
     }
 
     /// Counts the answer to a method that is not answered otherwise.
     pub fn method_not_allowed(&mut self, index: usize, now: Duration) {
-        self.metrics.probe(index, Outcome::MethodNotAllowed, now);
+        let outcome = Outcome::MethodNotAllowed;
+        self.metrics.count(Counted::Probe(index, outcome), now);
     }
 
     /// Records whether an answer rests on a failed refresh, and logs if that is new.
@@ -135,12 +129,12 @@ impl Recorder {
                 let mut line = format!("admin unavailable: {}", fault.cause());
                 if bridged {
                     let limit = self.max_stale.as_millis();
-                    line += &format!("; the last snapshot answers until it is {limit} ms old");
+                    line += &format!("; answering from the last snapshot for up to {limit} ms");
                 }
-                self.log(envoy, Level::Warn, &line);
+                envoy.log(Level::Warn, &self.name.line(line));
             }
             (Some(News::Transition), None) => {
-                self.log(envoy, Level::Info, "admin available again");
+                envoy.log(Level::Info, &self.name.line("admin available again"));
             }
             _ => {}
         }
@@ -148,23 +142,31 @@ impl Recorder {
 
     /// Counts a refresh.
     pub fn refresh(&mut self, succeeded: bool, now: Duration) {
-        self.metrics.refresh(succeeded, now);
+        self.metrics.count(Counted::Refresh(succeeded), now);
     }
 
-    /// Logs each unknown flag once for all workers.
-    pub fn unknown_flags(&mut self, envoy: &impl Envoy, report: &Report) {
-        for host in report.clusters.iter().flat_map(|cluster| &cluster.hosts) {
+    /// Notes what a good refresh has brought: when it was, and each unknown flag, which is logged once for all
+    /// workers.
+    pub fn snapshot(&mut self, envoy: &impl Envoy, snapshot: &Snapshot<Report>) {
+        self.metrics.snapshot(snapshot.sent);
+        for host in snapshot
+            .report
+            .clusters
+            .iter()
+            .flat_map(|cluster| &cluster.hosts)
+        {
             if let Some(flag) = host.flags.unknown()
                 && self.unknown_flags.len() < UNKNOWN_FLAGS_LOGGED
                 && !self.unknown_flags.iter().any(|known| known == flag)
             {
                 self.unknown_flags.push(flag.to_owned());
                 if is_first_to_log(envoy, flag) {
-                    let address = &host.address;
-                    let line = format!(
-                        "unknown health flag {flag:?} at {address}: not counted as healthy"
-                    );
-                    self.log(envoy, Level::Warn, &line);
+                    let line = self.name.line(format_args!(
+                        "unknown health flag {flag:?} at {}: host treated as unhealthy; \
+                         this Envoy is newer than the filter",
+                        host.address
+                    ));
+                    envoy.log(Level::Warn, &line);
                 }
             }
         }
@@ -182,7 +184,7 @@ impl Recorder {
 
     /// The configuration is gone: what it recorded last raises no alert any more.
     pub fn stop(&mut self, envoy: &impl Envoy) {
-        self.metrics.flush(envoy);
+        self.metrics.stop(envoy);
         for slot in self.slots() {
             slot.forget(envoy, self.by);
         }
@@ -190,11 +192,6 @@ impl Recorder {
 
     fn slots(&self) -> impl Iterator<Item = &Slot> {
         self.endpoints.iter().chain([&self.admin])
-    }
-
-    /// Writes a line of the log, with the filter's name.
-    fn log(&self, envoy: &impl Envoy, level: Level, line: &str) {
-        envoy.log(level, &format!("envoy-healthz[{}]: {line}", self.name));
     }
 }
 
@@ -224,48 +221,35 @@ impl Slot {
         }
         let Update { state, news } = self.store(envoy, answered(), now)?;
         self.seen = Some((state.health, now));
-        let gauge = envoy.metric(MetricKind::Gauge, &self.gauge);
-        envoy.set(gauge, u64::from(state.health == Health::Healthy));
+        envoy.set(&self.gauge, u64::from(state.health == Health::Healthy));
         news
     }
 
-    /// Of several workers that write at once one wins, and the others look again.
     fn store(&self, envoy: &impl Envoy, answered: Answered, now: Duration) -> Option<Update> {
-        for _ in 0..TRIES {
-            let record = envoy.read_shared(&self.key)?;
-            let last = record.value.as_deref().and_then(read);
+        update_shared(envoy, &self.key, |record| {
+            let last = read(record);
             let update = state::update(last, answered, millis(now));
-            if last == Some(update.state)
-                || envoy.replace_shared(&self.key, &write(&update.state), &record)
-            {
-                return Some(update);
-            }
-        }
-        None
+            let changed = last != Some(update.state);
+            (changed.then(|| write(&update.state)), update)
+        })
     }
 
     /// Makes this configuration the one that answered last; nothing else changes.
     fn take_over(&self, envoy: &impl Envoy, by: u64) {
-        for _ in 0..TRIES {
-            let record = envoy.read_shared(&self.key).unwrap_or_default();
-            let last = record.value.as_deref().and_then(read);
-            let Some(last) = last.filter(|last| last.by != by) else {
-                return;
-            };
-            if envoy.replace_shared(&self.key, &write(&State { by, ..last }), &record) {
-                return;
-            }
-        }
+        update_shared(envoy, &self.key, |record| {
+            let others = read(record).filter(|last| last.by != by);
+            (others.map(|last| write(&State { by, ..last })), ())
+        });
     }
 
     /// A gauge cannot be taken back: it says healthy. What another configuration recorded since stays.
     fn forget(&self, envoy: &impl Envoy, by: u64) {
-        let Some(record) = envoy.read_shared(&self.key) else {
-            return;
-        };
-        let last = record.value.as_deref().and_then(read);
-        if last.is_some_and(|last| last.by == by) && envoy.replace_shared(&self.key, "", &record) {
-            envoy.set(envoy.metric(MetricKind::Gauge, &self.gauge), 1);
+        let forgotten = update_shared(envoy, &self.key, |record| {
+            let ours = read(record).is_some_and(|last| last.by == by);
+            (ours.then(String::new), ours)
+        });
+        if forgotten == Some(true) {
+            envoy.set(&self.gauge, 1);
         }
     }
 }
@@ -303,22 +287,12 @@ fn read(text: &[u8]) -> Option<State> {
 }
 
 fn is_first_to_log(envoy: &impl Envoy, flag: &str) -> bool {
-    const KEY: &str = "envoy-healthz/unknown-flags";
-    for _ in 0..TRIES {
-        let Some(record) = envoy.read_shared(KEY) else {
-            return true;
-        };
-        let logged = record.value.as_deref().map(String::from_utf8_lossy);
-        let logged = logged.unwrap_or_default();
-        if logged.lines().any(|known| known == flag) {
-            return false;
-        }
-        let more = format!("{logged}{flag}\n");
-        if envoy.replace_shared(KEY, &more, &record) {
-            return true;
-        }
-    }
-    false
+    let first = update_shared(envoy, "envoy-healthz/unknown-flags", |record| {
+        let logged = String::from_utf8_lossy(record);
+        let first = !logged.lines().any(|known| known == flag);
+        (first.then(|| format!("{logged}{flag}\n")), first)
+    });
+    first == Some(true)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! A refresh: the calls to the admin, their replies, and what workers share of them.
 //!
-//! Who shares is decided by what is asked for, the admin's cluster and the names, and not by the
+//! Who shares is decided by what is read, the admin's cluster and the names, and not by the
 //! configuration's text: a configuration that replaces another one of the same clusters goes on from the
 //! snapshot and the lease that are there.
 
@@ -13,7 +13,7 @@ use crate::admin::clusters::Cluster;
 use crate::admin::pages::{self, Fault, Page, Ready, Report};
 use crate::admin::shared::{self, Lease};
 use crate::admin::snapshots::{Completed, Knowledge, Outcome, Probe, Snapshots, Timing};
-use crate::envoy::{CallError, Envoy, millis};
+use crate::envoy::{CallError, Envoy, millis, update_shared};
 
 /// How often a worker without a background refresh shares its snapshot with the others, and how often it
 /// looks for one of theirs.
@@ -26,19 +26,16 @@ const LONGEST_USE: Duration = Duration::from_secs(600);
 /// The keys of all configurations that have shared a snapshot, a line each.
 const SHARERS: &str = "envoy-healthz/sharers";
 
-/// How often a record is tried to be written against other workers that write it too.
-const TRIES: usize = 8;
-
 /// How soon a probe that waits is looked after should a wake-up or a reply be lost.
 const RESCUE_PERIOD: Duration = Duration::from_millis(50);
 
-/// What a worker knows by the admin, and how it comes by it. `W` is what a waiting probe wants.
+/// What a worker knows by the admin, and how it comes by it. `W` is what a waiting probe is for.
 pub struct Refresh<W> {
     admin_cluster: String,
     timeout: Duration,
     max_stale: Duration,
     interval: Option<Duration>,
-    /// The clusters asked for: sorted, each once.
+    /// The clusters that are wanted: sorted, each once.
     names: Vec<String>,
     /// The path that asks the admin for them; `None` if there are none.
     clusters_path: Option<String>,
@@ -259,6 +256,7 @@ impl<W> Refresh<W> {
         sent: Duration,
         now: Duration,
     ) -> Option<Ended<W>> {
+        let outcome = outcome.map_err(|fault| fault.through(&self.admin_cluster));
         let mut refreshed = Some(outcome.is_ok());
         let mut starting = false;
         let outcome = match outcome {
@@ -309,9 +307,8 @@ impl<W> Refresh<W> {
         // A page of many hosts is read only if it is newer than what is here.
         let newer = |sent| self.snapshots.has_none_younger_than(sent);
         if shared_at(envoy, &self.key).is_some_and(newer)
-            && let Some(text) = envoy.read_shared(&self.key_of("snapshot"))
-            && let Some((sent, report)) =
-                shared::read_snapshot(text.value.as_deref().unwrap_or_default(), &self.names)
+            && let text = envoy.read_shared(&self.key_of("snapshot")).value
+            && let Some((sent, report)) = shared::read_snapshot(&text, &self.names)
         {
             self.has_been_good = true;
             self.snapshots.adopt(sent, report);
@@ -336,34 +333,26 @@ impl<W> Refresh<W> {
     /// Empties what configurations have shared that nobody uses any more, and takes this one into their list.
     /// Envoy never frees shared data; a configuration that goes leaves its snapshot to others of the same clusters.
     fn forget_old_snapshots(&self, envoy: &impl Envoy, now: Duration) {
-        for _ in 0..TRIES {
-            let Some(record) = envoy.read_shared(SHARERS) else {
-                return;
-            };
-            let listed = record.value.as_deref().map(String::from_utf8_lossy);
-            let listed = listed.unwrap_or_default();
-            let is_used = |key: &&str| {
-                let sent = shared_at(envoy, key).unwrap_or_default();
-                let used = now.saturating_sub(sent) <= LONGEST_USE;
-                if !used {
-                    envoy.write_shared(&format!("{key}/snapshot"), "");
-                }
-                used
-            };
+        let is_used = |key: &&str| {
+            let sent = shared_at(envoy, key).unwrap_or_default();
+            let used = now.saturating_sub(sent) <= LONGEST_USE;
+            if !used {
+                envoy.write_shared(&format!("{key}/snapshot"), "");
+            }
+            used
+        };
+        update_shared(envoy, SHARERS, |record| {
+            let listed = String::from_utf8_lossy(record);
             let others = listed.lines().filter(|key| *key != self.key);
             let used = others.filter(is_used).chain([self.key.as_str()]);
-            let text: String = used.map(|key| format!("{key}\n")).collect();
-            if envoy.replace_shared(SHARERS, &text, &record) {
-                return;
-            }
-        }
+            (Some(used.map(|key| format!("{key}\n")).collect()), ())
+        });
     }
 
     /// Empties the shared snapshot, if there is one.
     fn forget_shared_snapshot(&self, envoy: &impl Envoy) {
         let key = self.key_of("snapshot");
-        let found = envoy.read_shared(&key).and_then(|found| found.value);
-        if found.is_some_and(|text| !text.is_empty()) {
+        if !envoy.read_shared(&key).value.is_empty() {
             envoy.write_shared(&key, "");
         }
     }
@@ -377,16 +366,13 @@ impl<W> Refresh<W> {
         if now < due {
             return false;
         }
-        let key = self.key_of("lease");
-        let Some(record) = envoy.read_shared(&key) else {
-            self.renewal = Some(now + LOOK_PERIOD);
-            return false;
-        };
-        let (wait, renews) =
-            match shared::lease(record.value.as_deref(), millis(now), millis(interval)) {
-                Lease::Taken(wait) => (Duration::from_millis(wait), false),
-                Lease::Free(lease) => (interval, envoy.replace_shared(&key, &lease, &record)),
-            };
+        let lease = update_shared(envoy, &self.key_of("lease"), |record| {
+            match shared::lease(record, millis(now), millis(interval)) {
+                Lease::Taken(wait) => (None, (Duration::from_millis(wait), false)),
+                Lease::Free(lease) => (Some(lease), (interval, true)),
+            }
+        });
+        let (wait, renews) = lease.unwrap_or((LOOK_PERIOD, false));
         self.renewal = Some(now + wait + Duration::from_millis(1));
         renews
     }
@@ -398,7 +384,7 @@ impl<W> Refresh<W> {
 
 /// When the call was sent of the snapshot that is shared under this key; `None` if there is none.
 fn shared_at(envoy: &impl Envoy, key: &str) -> Option<Duration> {
-    let sent = envoy.read_shared(&format!("{key}/sent"))?.value?;
+    let sent = envoy.read_shared(&format!("{key}/sent")).value;
     let sent = std::str::from_utf8(&sent).ok()?.parse().ok()?;
     Some(Duration::from_micros(sent))
 }

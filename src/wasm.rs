@@ -6,9 +6,9 @@
 //! that it returns when that has ended.
 //!
 //! Nothing here panics, so the SDK's `String` getters, which do on a byte that is not UTF-8, are not
-//! used. `unsafe` is needed for the host calls that the SDK lacks; they are at the end.
+//! used. The host calls that the SDK lacks are in [`raw`].
 
-#![allow(unsafe_code)]
+mod raw;
 
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, RandomState};
@@ -18,14 +18,15 @@ use std::time::Duration;
 use healthz_core::answer::{Content, Outcome, Response};
 use healthz_core::config::wasm::Config;
 use healthz_core::judgement::Health;
-use log::{Level, error, log};
+use healthz_core::state::Level;
+use log::{error, log};
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{
     Action, BufferType, Bytes, ContextType, GrpcStatusCode, LogLevel, MapType, MetricType, Status,
 };
 
-use crate::envoy::{CallError, Envoy, MetricKind, Shared};
+use crate::envoy::{CallError, Envoy, Shared};
 use crate::filter::{self, Answers};
 use crate::pairs;
 
@@ -37,7 +38,7 @@ proxy_wasm::main! {{
 /// How much of a reply is copied into the machine at a time, in bytes.
 const CHUNK: usize = 64 * 1024;
 
-/// As many headers as probers send. For each value that is asked for, Envoy enters the machine once more to
+/// As many headers as probers send. For each single value Envoy enters the machine once more to
 /// get memory: it is cheaper to be given so many at once.
 const FEW_HEADERS: usize = 16;
 
@@ -184,7 +185,7 @@ impl Stream {
                 return filter::Action::PassOn;
             }
         }
-        let headers = request_headers();
+        let headers = raw::request_headers();
         filter.request(self.id, |name| {
             pairs::find(&headers, name.as_bytes()).unwrap_or_default()
         })
@@ -233,7 +234,11 @@ impl Drop for Stream {
 
 impl Envoy for HostCalls {
     fn now(&self) -> Duration {
-        monotonic_clock()
+        raw::clock(raw::MONOTONIC)
+    }
+
+    fn unix_time(&self) -> Duration {
+        raw::clock(raw::REALTIME)
     }
 
     fn memory(&self) -> u64 {
@@ -262,9 +267,10 @@ impl Envoy for HostCalls {
         let _ = hostcalls::set_tick_period(period.unwrap_or(Duration::ZERO));
     }
 
-    fn read_shared(&self, key: &str) -> Option<Shared> {
-        let (value, version) = hostcalls::get_shared_data(key).ok()?;
-        Some(Shared { value, version })
+    fn read_shared(&self, key: &str) -> Shared {
+        let (value, version) = hostcalls::get_shared_data(key).unwrap_or_default();
+        let value = value.unwrap_or_default();
+        Shared { value, version }
     }
 
     /// A record that was not there has no number. Envoy (proxy-wasm-cpp-host's `SharedData::set`)
@@ -279,33 +285,35 @@ impl Envoy for HostCalls {
         let _ = hostcalls::set_shared_data(key, Some(value.as_bytes()), None);
     }
 
-    fn metric(&self, kind: MetricKind, name: &str) -> u32 {
-        let mut metrics = METRICS.take();
-        let known = metrics.iter().find(|(known, _)| known == name);
-        let id = known.map(|(_, id)| *id).unwrap_or_else(|| {
-            let kind = match kind {
-                MetricKind::Counter => MetricType::Counter,
-                MetricKind::Gauge => MetricType::Gauge,
-            };
-            let id = hostcalls::define_metric(kind, &format!("envoy_healthz.{name}")).unwrap_or(0);
-            metrics.push((name.to_owned(), id));
-            id
-        });
-        METRICS.set(metrics);
-        id
+    fn add(&self, counter: &str, count: i64) {
+        let _ = hostcalls::increment_metric(metric(MetricType::Counter, counter), count);
     }
 
-    fn add(&self, counter: u32, count: i64) {
-        let _ = hostcalls::increment_metric(counter, count);
-    }
-
-    fn set(&self, gauge: u32, value: u64) {
-        let _ = hostcalls::record_metric(gauge, value);
+    fn set(&self, gauge: &str, value: u64) {
+        let _ = hostcalls::record_metric(metric(MetricType::Gauge, gauge), value);
     }
 
     fn log(&self, level: Level, line: &str) {
+        let level = match level {
+            Level::Info => log::Level::Info,
+            Level::Warn => log::Level::Warn,
+            Level::Error => log::Level::Error,
+        };
         log!(level, "{line}");
     }
+}
+
+/// A metric's id, by its name.
+fn metric(kind: MetricType, name: &str) -> u32 {
+    let mut metrics = METRICS.take();
+    let known = metrics.iter().find(|(known, _)| known == name);
+    let id = known.map(|(_, id)| *id).unwrap_or_else(|| {
+        let id = hostcalls::define_metric(kind, &format!("envoy_healthz.{name}")).unwrap_or(0);
+        metrics.push((name.to_owned(), id));
+        id
+    });
+    METRICS.set(metrics);
+    id
 }
 
 impl Queue {
@@ -342,14 +350,14 @@ fn send(response: &Response) {
     match &response.content {
         Content::Http { headers, body } => {
             let status = response.outcome.status();
-            send_local_response(status, details, headers, body, None);
+            raw::send_local_response(status, details, headers, body, None);
         }
         Content::Grpc => {
             let (status, message) = match response.outcome {
                 Outcome::Health(Health::Healthy) => (GrpcStatusCode::Ok, ""),
                 _ => (GrpcStatusCode::Unavailable, "unavailable"),
             };
-            send_local_response(200, details, &[], message, Some(status));
+            raw::send_local_response(200, details, &[], message, Some(status as i32));
         }
     }
 }
@@ -387,72 +395,4 @@ fn trap_if(wanted: bool) {
     if wanted {
         core::arch::wasm32::unreachable()
     }
-}
-
-#[link(wasm_import_module = "env")]
-unsafe extern "C" {
-    fn proxy_get_header_map_pairs(map: u32, start: *mut *mut u8, size: *mut usize) -> u32;
-
-    #[allow(clippy::too_many_arguments)]
-    fn proxy_send_local_response(
-        status: u32,
-        details: *const u8,
-        details_size: usize,
-        body: *const u8,
-        body_size: usize,
-        headers: *const u8,
-        headers_size: usize,
-        grpc_status: i32,
-    ) -> u32;
-}
-
-#[link(wasm_import_module = "wasi_snapshot_preview1")]
-unsafe extern "C" {
-    fn clock_time_get(clock: u32, precision: u64, nanoseconds: *mut u64) -> u16;
-}
-
-/// All headers of the request at hand, as [`pairs`] reads them. The SDK's function for it panics on a byte that
-/// is not UTF-8.
-fn request_headers() -> Vec<u8> {
-    let (mut start, mut size) = (std::ptr::null_mut(), 0);
-    // SAFETY: Envoy writes both. Its memory comes from the SDK's `proxy_on_memory_allocate`: a boxed slice of
-    // this size, which nobody else owns.
-    unsafe {
-        match proxy_get_header_map_pairs(0, &raw mut start, &raw mut size) {
-            0 if !start.is_null() => Vec::from_raw_parts(start, size, size),
-            _ => Vec::new(),
-        }
-    }
-}
-
-/// Answers the request at hand; access logs show `details`, for which the SDK has no argument.
-fn send_local_response(
-    status: u32,
-    details: &str,
-    headers: &[(&str, &str)],
-    body: &str,
-    grpc: Option<GrpcStatusCode>,
-) {
-    let headers = pairs::write(headers);
-    // SAFETY: Envoy reads these texts during the call and keeps none of them.
-    unsafe {
-        proxy_send_local_response(
-            status,
-            details.as_ptr(),
-            details.len(),
-            body.as_ptr(),
-            body.len(),
-            headers.as_ptr(),
-            headers.len(),
-            grpc.map_or(-1, |status| status as i32),
-        );
-    }
-}
-
-/// WASI's CLOCK_MONOTONIC, which counts from the machine's start; std's `Instant` does not give its base.
-fn monotonic_clock() -> Duration {
-    let mut nanoseconds = 0;
-    // SAFETY: Envoy writes one number.
-    let _ = unsafe { clock_time_get(1, 1, &raw mut nanoseconds) };
-    Duration::from_nanos(nanoseconds)
 }

@@ -117,7 +117,7 @@ impl Endpoint {
         format!("{kept}{}", "%2E".repeat(dots))
     }
 
-    /// Whether the endpoint is healthy whatever is known: a liveness endpoint that does not respects
+    /// Whether the endpoint is healthy whatever is known: a liveness endpoint that does not respect
     /// draining.
     pub fn needs_nothing(&self) -> bool {
         self.clusters.is_empty() && !self.fail_when_draining
@@ -142,7 +142,7 @@ impl Endpoints {
         Ok(endpoints)
     }
 
-    /// The field of the first endpoint that says `fail_when_draining`: for a build that cannot tell.
+    /// The field of the first endpoint that says `fail_when_draining`: for a build that does not see drains.
     pub fn drain_field(&self) -> Option<String> {
         let index = self
             .0

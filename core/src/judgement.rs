@@ -211,7 +211,7 @@ impl fmt::Display for Override<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoKnowledge(why) => why.fmt(f),
-            Self::NotReady(state) => write!(f, "envoy: not ready, /ready says {state}"),
+            Self::NotReady(state) => write!(f, "Envoy is not ready (/ready: {state})"),
         }
     }
 }
@@ -384,18 +384,18 @@ mod tests {
     fn what_overrides() {
         let mut view = known(&[("a", &[UP])]);
         let fault = Some("admin: /clusters answered 500");
-        let minds = r#", "fail_when_draining": true"#;
-        let minds_not = r#", "fail_when_draining": false"#;
+        let respects = r#", "fail_when_draining": true"#;
+        let respects_not = r#", "fail_when_draining": false"#;
         for (clusters, more, draining, fault, expected) in [
-            (r#"["a"]"#, minds, false, None, Healthy),
-            (r#"["a"]"#, minds, true, None, Unhealthy),
-            (r#"["a"]"#, minds_not, true, None, Healthy),
-            (r#"["a"]"#, minds_not, false, fault, Unhealthy),
-            ("[]", minds, false, None, Healthy),
-            ("[]", minds, true, None, Unhealthy),
-            ("[]", minds, false, fault, Unhealthy),
+            (r#"["a"]"#, respects, false, None, Healthy),
+            (r#"["a"]"#, respects, true, None, Unhealthy),
+            (r#"["a"]"#, respects_not, true, None, Healthy),
+            (r#"["a"]"#, respects_not, false, fault, Unhealthy),
+            ("[]", respects, false, None, Healthy),
+            ("[]", respects, true, None, Unhealthy),
+            ("[]", respects, false, fault, Unhealthy),
             // Nothing can make this one unhealthy but the end of Envoy.
-            ("[]", minds_not, true, fault, Healthy),
+            ("[]", respects_not, true, fault, Healthy),
             (
                 "[]",
                 r#", "fail_when_draining": false, "require": "any""#,
@@ -449,7 +449,7 @@ mod tests {
         let mut all_up = known(&[("a", &[UP]), ("b", &[UP]), ("c", &[UP])]);
         assert_eq!(judge(&endpoint, &all_up).cause(), "");
         all_up.draining = true;
-        let cause = "envoy: not ready, /ready says 503 DRAINING";
+        let cause = "Envoy is not ready (/ready: 503 DRAINING)";
         assert_eq!(judge(&endpoint, &all_up).cause(), cause);
         all_up.fault = Some("admin: no");
         assert_eq!(judge(&endpoint, &all_up).cause(), "admin: no");

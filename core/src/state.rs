@@ -1,10 +1,11 @@
-//! What askers were last answered, so that log, counter and gauge say the same.
+//! What was last answered, so that log, counter and gauge say the same.
 //!
 //! There is one [`State`] for each filter name and path of a process, whichever worker, listener or
 //! configuration answers. [`update`] takes the last one and an answer to the next one, and says what else is
 //! to be done. It does nothing itself: a host stores the state by compare-and-swap, and comes again if another
 //! worker was faster.
 
+use crate::config::FilterName;
 use crate::judgement::{Health, Verdict};
 
 /// What was last answered.
@@ -42,6 +43,17 @@ pub struct Update {
     pub news: Option<News>,
 }
 
+/// How much a line of the log matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Something worth knowing.
+    Info,
+    /// An endpoint is unhealthy, or soon may be.
+    Warn,
+    /// A configuration is refused, or there is a fault in the filter.
+    Error,
+}
+
 /// What the log has not said yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
@@ -75,33 +87,23 @@ pub fn update(last: Option<State>, answered: Answered, now: u64) -> Update {
     };
     let passed = |since: u64| now.saturating_sub(since);
     let recent_line = last.cause_logged > 0 && passed(last.cause_logged) < CAUSE_PAUSE;
-    if health != last.health {
+    let mut state = State { by, ..last };
+    let news = if health != last.health {
         if passed(last.since) < SHORTEST {
-            let (state, news) = (last, None);
-            return Update { state, news };
+            return Update {
+                state: last,
+                news: None,
+            };
         }
-        let state = State {
-            health,
-            since: now,
-            cause,
-            by,
-            ..last
-        };
-        let news = Some(News::Transition);
-        Update { state, news }
+        (state.health, state.since, state.cause) = (health, now, cause);
+        Some(News::Transition)
     } else if health == Health::Unhealthy && cause != last.cause && !recent_line {
-        let state = State {
-            cause,
-            cause_logged: now.max(1),
-            by,
-            ..last
-        };
-        let news = Some(News::Cause);
-        Update { state, news }
+        (state.cause, state.cause_logged) = (cause, now.max(1));
+        Some(News::Cause)
     } else {
-        let (state, news) = (State { by, ..last }, None);
-        Update { state, news }
-    }
+        None
+    };
+    Update { state, news }
 }
 
 impl Verdict<'_> {
@@ -117,15 +119,17 @@ impl Verdict<'_> {
         }
     }
 
-    /// The line of the log that says this news.
-    pub fn line(&self, news: News) -> String {
+    /// The line of the log that says this news of a filter's endpoint, and its level.
+    pub fn line(&self, filter: &FilterName, news: News) -> (Level, String) {
         let path = &self.endpoint.path;
-        match (self.health, news) {
-            (Health::Healthy, _) => format!("{path} is healthy"),
-            (Health::Unhealthy, News::Cause) => {
-                format!("{path} is still unhealthy: {}", self.cause())
+        let still = if news == News::Cause { "still " } else { "" };
+        match self.health {
+            Health::Healthy => (Level::Info, filter.line(format_args!("{path} is healthy"))),
+            Health::Unhealthy => {
+                let cause = self.cause();
+                let line = filter.line(format_args!("{path} is {still}unhealthy: {cause}"));
+                (Level::Warn, line)
             }
-            (Health::Unhealthy, _) => format!("{path} is unhealthy: {}", self.cause()),
         }
     }
 }

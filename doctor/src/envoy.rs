@@ -15,8 +15,16 @@ pub struct Envoy<'t> {
     clusters: HashMap<&'t str, Cluster<'t>>,
     /// Whether there may be clusters that the file does not hold (CDS).
     pub has_cds: bool,
-    /// A dump's route configurations from RDS, by name.
+    found: Found<'t>,
+}
+
+/// What a dump holds of what its listeners only name.
+#[derive(Default)]
+struct Found<'t> {
+    /// Route configurations from RDS, by name.
     routes: HashMap<&'t str, &'t Node>,
+    /// HTTP filters from ECDS, by name.
+    filters: HashMap<&'t str, &'t Node>,
 }
 
 /// A listener.
@@ -40,6 +48,7 @@ pub struct Chain<'t> {
     pub before: Vec<&'t Node>,
     /// Its route configuration; none if that comes from elsewhere (RDS, scoped routes).
     pub routes: Option<&'t Node>,
+    filters: Vec<&'t Node>,
 }
 
 /// A cluster.
@@ -89,13 +98,8 @@ impl<'t> Envoy<'t> {
         let has_cds = root.at("dynamic_resources.cds_config").is_some();
         let listeners = root.list("static_resources.listeners").collect();
         let clusters = root.list("static_resources.clusters").collect();
-        Ok(Self::with(
-            root,
-            listeners,
-            clusters,
-            has_cds,
-            HashMap::new(),
-        ))
+        let found = Found::default();
+        Ok(Self::with(root, listeners, clusters, has_cds, found))
     }
 
     fn of_dump(root: &'t Node) -> Result<Self, Refusal> {
@@ -115,10 +119,16 @@ impl<'t> Envoy<'t> {
         let listeners = all("static_listeners", "listener")
             .chain(all("dynamic_listeners", "active_state.listener"))
             .collect();
-        let routes = all("dynamic_route_configs", "route_config")
-            .filter_map(|routes| Some((routes.str("name")?, routes)))
-            .collect();
-        Ok(Self::with(bootstrap, listeners, clusters, false, routes))
+        let by_name = |list, way| {
+            all(list, way)
+                .filter_map(|node| Some((node.str("name")?, node)))
+                .collect()
+        };
+        let found = Found {
+            routes: by_name("dynamic_route_configs", "route_config"),
+            filters: by_name("ecds_filters", "ecds_filter"),
+        };
+        Ok(Self::with(bootstrap, listeners, clusters, false, found))
     }
 
     fn with(
@@ -126,7 +136,7 @@ impl<'t> Envoy<'t> {
         listeners: Vec<&'t Node>,
         clusters: Vec<&'t Node>,
         has_cds: bool,
-        routes: HashMap<&'t str, &'t Node>,
+        found: Found<'t>,
     ) -> Self {
         let clusters = clusters
             .into_iter()
@@ -145,7 +155,7 @@ impl<'t> Envoy<'t> {
             listeners: Vec::new(),
             clusters,
             has_cds,
-            routes,
+            found,
         };
         for node in listeners {
             let listener = envoy.listener(node);
@@ -205,21 +215,31 @@ impl<'t> Envoy<'t> {
                 let manager = filter.get("typed_config")?;
                 let inline = manager.get("route_config");
                 let named = || {
-                    self.routes
-                        .get(manager.str("rds.route_config_name")?)
-                        .copied()
+                    let name = manager.str("rds.route_config_name")?;
+                    self.found.routes.get(name).copied()
                 };
                 let routes = inline.or_else(named);
+                let filters = manager.list("http_filters");
                 return Some(Chain {
                     node,
                     manager,
                     before,
                     routes,
+                    filters: filters.map(|filter| self.http_filter(filter)).collect(),
                 });
             }
             before.push(filter);
         }
         None
+    }
+
+    /// An entry of `http_filters`, or the filter that it has from ECDS.
+    fn http_filter(&self, entry: &'t Node) -> &'t Node {
+        let discovered = || {
+            entry.get("config_discovery")?;
+            self.found.filters.get(entry.str("name")?).copied()
+        };
+        discovered().unwrap_or(entry)
     }
 }
 
@@ -252,7 +272,7 @@ impl<'t> Chain<'t> {
 
     /// Its HTTP filters.
     pub fn filters(&self) -> impl Iterator<Item = &'t Node> {
-        self.manager.list("http_filters")
+        self.filters.iter().copied()
     }
 }
 
@@ -320,6 +340,12 @@ impl<'t> Cluster<'t> {
             })
         })
     }
+}
+
+/// Whether a cluster of this name gets Kubernetes readiness by EDS: it is Istio's or Envoy Gateway's.
+pub fn follows_readiness(name: &str) -> bool {
+    let starts = ["outbound|", "httproute/", "grpcroute/"];
+    starts.iter().any(|start| name.starts_with(start))
 }
 
 impl Kind {

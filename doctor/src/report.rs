@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::detection::{Detection, seconds};
 use crate::endpoint::{Build, Endpoint};
+use crate::envoy::follows_readiness;
 use crate::rules::{Case, Finding, Rule, Severity};
 use crate::tree::Node;
 
@@ -232,10 +233,11 @@ impl Checked {
         );
         for (cluster, checks) in &self.clusters {
             if checks.is_empty() {
-                let _ = writeln!(
-                    text,
-                    "    {cluster}: no health check; neither a stop nor a hang is found"
-                );
+                let what = match follows_readiness(cluster) {
+                    true => "Kubernetes readiness finds a stop or a hang",
+                    false => "neither a stop nor a hang is found",
+                };
+                let _ = writeln!(text, "    {cluster}: no health check; {what}");
             }
             for times in checks {
                 let _ = writeln!(text, "    {cluster}: {}", times_of(times));

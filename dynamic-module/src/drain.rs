@@ -21,7 +21,7 @@ use crate::shared::Shared;
 /// In milliseconds. Probers come more often.
 const LAPSE: u64 = 60_000;
 
-/// What a request is for, as far as routes tell it apart.
+/// What a request is for, as far as routes differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
     /// The endpoint of this path.

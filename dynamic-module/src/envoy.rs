@@ -1,51 +1,19 @@
 //! What the filter needs of Envoy, free of pointers: [`crate::ffi`] implements it for a real Envoy, the
 //! tests for one of their own.
 
-use std::borrow::Cow;
-
+use healthz_core::state::Level;
 use healthz_core::view::Counts;
-
-use crate::grpc::wire::Status;
-
-/// Where a line of log stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
-    /// Something worth knowing.
-    Info,
-    /// An endpoint is unhealthy.
-    Warn,
-    /// A configuration is refused, or there is a fault in this module.
-    Error,
-}
 
 /// What Envoy calls a counter or a gauge; its labels' values come with each use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metric(pub usize);
 
-/// An answer, ready to be sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// An HTTP answer.
-    Http {
-        /// The value of `:status`.
-        status: &'static str,
-        /// All other headers but `content-length` and those that Envoy adds itself.
-        headers: &'static [(&'static str, &'static str)],
-        /// The value of `content-length`.
-        length: usize,
-        /// The body; empty for a HEAD, whatever the length.
-        body: Cow<'static, str>,
-    },
-    /// A gRPC status without a message.
-    Grpc(Status),
-}
-
 /// A filter's configuration while Envoy loads it.
 pub trait Setup {
     /// Makes a counter with these labels. It appears with its first use.
-    fn counter(&self, name: &str, labels: &[&str]) -> Option<Metric>;
+    fn counter(&self, name: &str, labels: &[&str]) -> Metric;
     /// Makes a gauge with these labels. It appears with its first use.
-    fn gauge(&self, name: &str, labels: &[&str]) -> Option<Metric>;
+    fn gauge(&self, name: &str, labels: &[&str]) -> Metric;
     /// Writes a line to Envoy's log.
     fn log(&self, level: Level, line: &str);
 }

@@ -5,16 +5,18 @@ mod tests;
 
 use std::sync::Arc;
 
-use healthz_core::answer::{Age, Content, Outcome, Response};
+use healthz_core::answer::{Age, Outcome, Response};
 use healthz_core::config::module::Config;
-use healthz_core::judgement::{Health, judge};
+use healthz_core::judgement::judge;
 use healthz_core::request::Probe;
+use healthz_core::state::Level;
 
 use crate::drain::{Drain, Known, Target};
-use crate::envoy::{Answer, Level, Request, Setup};
+use crate::envoy::{Request, Setup};
 use crate::grpc::wire::{Call, Method, Status, is_protobuf};
 use crate::recorder::Recorder;
 use crate::source::WorkerView;
+use crate::stats::Counted;
 
 /// A checked configuration and what belongs to it, shared by all workers.
 pub struct Filter {
@@ -29,8 +31,19 @@ pub enum Action {
     Pass,
     /// It is answered.
     Answer(Answer),
+    /// It is a call that fails.
+    Fail(Status),
     /// Its body decides.
     Read(Box<Call>),
+}
+
+/// The answer to a probe.
+#[derive(Debug)]
+pub struct Answer {
+    /// What it is.
+    pub response: Response,
+    /// Whether the body is left out; its length is not.
+    pub head: bool,
 }
 
 impl Filter {
@@ -66,7 +79,7 @@ impl Filter {
         }
         match self.method(target, request) {
             None => Action::Pass,
-            Some(_) if end => Action::Answer(Answer::Grpc(Status::InvalidArgument)),
+            Some(_) if end => Action::Fail(Status::InvalidArgument),
             Some(method) => {
                 self.drain.passed(Target::Grpc, known);
                 let encoding = request.header("grpc-encoding");
@@ -122,36 +135,15 @@ impl Filter {
             Some(form) => {
                 let view = WorkerView::new(request, probe.endpoint);
                 let verdict = judge(probe.endpoint, &view);
-                self.recorder.probe(probe.index, &verdict, request);
+                let counted = Counted::Probe(Outcome::Health(verdict.health));
+                self.recorder
+                    .answer(probe.index, &verdict, counted, request);
                 Response::of(&verdict, form, Age::Live)
             }
         };
-        Answer::new(response, method == b"HEAD")
-    }
-}
-
-impl Answer {
-    /// The answer that says this; to a HEAD the body is left out, its length is not.
-    fn new(Response { outcome, content }: Response, head: bool) -> Self {
-        match content {
-            Content::Http { headers, body } => Self::Http {
-                status: text_of(outcome),
-                headers,
-                length: body.len(),
-                body: if head { "".into() } else { body },
-            },
-            Content::Grpc => Self::Grpc(match outcome {
-                Outcome::Health(Health::Healthy) => Status::Ok,
-                _ => Status::Unavailable,
-            }),
+        Answer {
+            response,
+            head: method == b"HEAD",
         }
-    }
-}
-
-fn text_of(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Health(Health::Healthy) => "200",
-        Outcome::Health(Health::Unhealthy) | Outcome::Fault => "503",
-        Outcome::MethodNotAllowed => "405",
     }
 }

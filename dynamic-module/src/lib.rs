@@ -12,7 +12,7 @@
 //! 7. [`recorder`]: what is said of answers, once for all workers: in the log, and by [`stats`].
 //! 8. [`shared`] and [`clock`]: what configurations of one name share, and the one clock.
 //!
-//! What to change where: the table in CONTRIBUTING.md.
+//! What to change where: the table in .github/CONTRIBUTING.md.
 
 mod ffi;
 

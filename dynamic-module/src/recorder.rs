@@ -12,7 +12,7 @@ use healthz_core::judgement::{Health, Verdict};
 use healthz_core::state::{News, State, update};
 
 use crate::clock::now;
-use crate::envoy::{Level, Request, Setup};
+use crate::envoy::{Request, Setup};
 use crate::shared::Shared;
 use crate::stats::{Counted, Stats};
 
@@ -66,18 +66,15 @@ impl Recorder {
         self.stats.count(index, counted, request, now());
     }
 
-    /// Counts and records the answer to a probe.
-    pub fn probe(&self, index: usize, verdict: &Verdict<'_>, request: &dyn Request) {
+    /// Counts and records the answer to a probe or a Check.
+    pub fn answer(
+        &self,
+        index: usize,
+        verdict: &Verdict<'_>,
+        counted: Counted,
+        request: &dyn Request,
+    ) {
         let now = now();
-        let counted = Counted::Probe(Outcome::Health(verdict.health));
-        self.stats.count(index, counted, request, now);
-        self.record(index, verdict, request, now);
-    }
-
-    /// Counts and records the answer to a Check.
-    pub fn check(&self, index: usize, verdict: &Verdict<'_>, request: &dyn Request) {
-        let now = now();
-        let counted = Counted::Check(verdict.health);
         self.stats.count(index, counted, request, now);
         self.record(index, verdict, request, now);
     }
@@ -113,15 +110,8 @@ impl Recorder {
             if news != News::Cause {
                 self.stats.transition(index, request);
             }
-            let level = match verdict.health {
-                Health::Healthy => Level::Info,
-                Health::Unhealthy => Level::Warn,
-            };
-            let line = verdict.line(news);
-            request.log(
-                level,
-                &format!("envoy-healthz[{}]: {line}", self.stats.name()),
-            );
+            let (level, line) = verdict.line(self.stats.name(), news);
+            request.log(level, &line);
         }
         let show_at = endpoint.show_at.load(Ordering::Relaxed);
         if news.is_some() || now >= show_at {

@@ -2,7 +2,7 @@
 //!
 //! Two ways lead to a cluster. A connection that has our network filter can ask for any cluster by its
 //! name. Without one the request itself can ask for the cluster that its route leads to, and for no
-//! other: enough for an endpoint of that one cluster. Either way the name asked for is the
+//! other: enough for an endpoint of that one cluster. Either way the name is the
 //! configuration's; nothing that a client sends chooses it.
 
 use std::fmt;
@@ -18,14 +18,14 @@ pub struct WorkerView<'a> {
     way: Way<'a>,
 }
 
-/// How clusters are asked for.
+/// How clusters are queried.
 enum Way<'a> {
     NetworkFilter,
     Route,
     None(NoWay<'a>),
 }
 
-/// Why a cluster cannot be asked for.
+/// Why a cluster cannot be queried.
 struct NoWay<'a> {
     cluster: &'a str,
     route: Option<&'a [u8]>,
@@ -97,13 +97,11 @@ const HIGHEST_PRIORITY: u32 = 128;
 impl fmt::Display for NoWay<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cluster = self.cluster;
-        write!(
-            f,
-            "no way to ask for cluster {cluster:?}: its listener has no network filter of this module, and the route leads to "
-        )?;
+        write!(f, "cannot read cluster {cluster:?}: this route leads to ")?;
         match self.route {
-            None => f.write_str("no cluster that Envoy knows"),
-            Some(other) => write!(f, "{:?}", String::from_utf8_lossy(other)),
+            None => f.write_str("no cluster that Envoy knows")?,
+            Some(other) => write!(f, "{:?}", String::from_utf8_lossy(other))?,
         }
+        f.write_str(". Add the network filter (docs/module.md, Several clusters)")
     }
 }

@@ -3,28 +3,29 @@
 //!
 //! To add to a counter with labels costs Envoy as much as a twentieth of the whole probe. So probes and
 //! Checks are counted here, and what has come is handed over by one that finds the last time
-//! [`HAND_OVER`] ago: at once where probes are rare, and a hundred times a second in a flood.
+//! [`HAND_OVER`] ago: at once where probes are rare, and twenty times a second in a flood.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use healthz_core::answer::Outcome;
-use healthz_core::config::Endpoint;
 use healthz_core::config::module::Config;
+use healthz_core::config::{Endpoint, FilterName};
 use healthz_core::judgement::Health;
 
 use crate::envoy::{Metric, Request, Setup};
 
 /// How long what is counted may wait for the next probe or Check, in milliseconds.
-const HAND_OVER: u64 = 10;
+const HAND_OVER: u64 = 50;
 
 /// What is counted and shown of a configuration's endpoints.
 pub struct Stats {
     /// The label `filter`.
-    name: String,
-    probes: Option<Metric>,
-    checks: Option<Metric>,
-    transitions: Option<Metric>,
-    healthy: Option<Metric>,
+    name: FilterName,
+    probes: Metric,
+    checks: Metric,
+    transitions: Metric,
+    healthy: Metric,
+    build_info: Metric,
     /// In the configuration's order.
     endpoints: Vec<EndpointStats>,
     /// When it is handed over next.
@@ -69,18 +70,19 @@ impl Stats {
         };
         let endpoints = config.endpoints.iter().enumerate();
         Self {
-            name: config.name.to_string(),
+            name: config.name.clone(),
             probes: setup.counter("probes", &["filter", "path", "code"]),
             checks: setup.counter("grpc_checks", &["filter", "path", "status"]),
             transitions: setup.counter("transitions", &["filter", "path"]),
             healthy: setup.gauge("healthy", &["filter", "path"]),
+            build_info: setup.gauge("build_info", &["filter", "version"]),
             endpoints: endpoints.map(endpoint).collect(),
             due: AtomicU64::new(0),
         }
     }
 
     /// The filter's name.
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> &FilterName {
         &self.name
     }
 
@@ -109,14 +111,13 @@ impl Stats {
                     continue;
                 }
                 let count = waiting.swap(0, Ordering::Relaxed);
-                if let Some(counter) = self.counter(*what) {
-                    request.count(counter, &[&self.name, &endpoint.path, label], count);
-                }
+                let labels = [self.name.as_str(), &endpoint.path, label];
+                request.count(self.counter(*what), &labels, count);
             }
         }
     }
 
-    fn counter(&self, what: Counted) -> Option<Metric> {
+    fn counter(&self, what: Counted) -> Metric {
         match what {
             Counted::Probe(_) => self.probes,
             Counted::Check(_) => self.checks,
@@ -125,8 +126,8 @@ impl Stats {
 
     /// Counts a transition of an endpoint.
     pub fn transition(&self, endpoint: usize, request: &dyn Request) {
-        if let (Some(counter), Some(of)) = (self.transitions, self.endpoints.get(endpoint)) {
-            request.count(counter, &[&self.name, &of.path], 1);
+        if let Some(EndpointStats { path, .. }) = self.endpoints.get(endpoint) {
+            request.count(self.transitions, &[self.name.as_str(), path], 1);
         }
     }
 
@@ -137,19 +138,17 @@ impl Stats {
             return;
         };
         let labels = [self.name.as_str(), &endpoint.path];
-        if let Some(gauge) = self.healthy {
-            request.set(gauge, &labels, u64::from(healthy));
-        }
+        request.set(self.healthy, &labels, u64::from(healthy));
         if !first {
             return;
         }
-        if let Some(counter) = self.transitions {
-            request.count(counter, &labels, 0);
-        }
+        let version = [self.name.as_str(), env!("CARGO_PKG_VERSION")];
+        request.set(self.build_info, &version, 1);
+        request.count(self.transitions, &labels, 0);
         for (what, label) in COUNTED {
-            let is_used = endpoint.is_checked || matches!(what, Counted::Probe(_));
-            if let Some(counter) = self.counter(what).filter(|_| is_used) {
-                request.count(counter, &[&self.name, &endpoint.path, label], 0);
+            if endpoint.is_checked || matches!(what, Counted::Probe(_)) {
+                let labels = [self.name.as_str(), &endpoint.path, label];
+                request.count(self.counter(what), &labels, 0);
             }
         }
     }

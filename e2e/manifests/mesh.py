@@ -1,38 +1,44 @@
-"""envoy/mesh: the fields of its documents, and what Envoy Gateway makes of the module's."""
+"""envoy/mesh: the fields of its documents, and what they say of each other. What the control planes make of them, and that
+Envoy takes it, is in e2e/tests/all/meshes.rs."""
 
-import json
 import pathlib
-import socket
-import tempfile
 
 import yaml
 
-from documents import MODULE, ROOT, check_schema, found, free_ports, need, running, wait_for, walk
+from documents import MODULE, ROOT, check_schema, found, need, walk
 
 # Each with what it was like, and a part of what must be said of it.
 DEFECTS = [
-    ("istio.yaml", "failStrategy: FAIL_RELOAD # ", "failStrategy: RELOAD # ", "TrafficExtension: wasm.failStrategy"),
-    ("istio.yaml", "  phase: AUTHN\n  failStrategy:", "  phase: AUTHN\n  failurePolicy:", "WasmPlugin:"),
+    ("istio-traffic-extension.yaml", "failStrategy: FAIL_RELOAD # ", "failStrategy: RELOAD # ", "TrafficExtension: wasm.failStrategy"),
+    ("istio-wasm-plugin.yaml", "failStrategy: ", "failurePolicy: ", "WasmPlugin:"),
+    ("istio.yaml", "protocol: HTTP}", "protocol: 8081}", "Gateway: servers.0.port.protocol"),
+    ("istio.yaml", "        volumeMounts:", "        mounts:", "Deployment:"),
+    ("istio.yaml", "configMap: {name: healthz-bootstrap}", "configMap: {name: other}", "there is no ('ConfigMap', 'other')"),
+    ("istio.yaml", "custom-bootstrap/custom_bootstrap.json", "other/custom_bootstrap.json", "is not mounted"),
     ("envoy-gateway.yaml", "failOpen: false", "failOpen: never", "EnvoyExtensionPolicy: wasm.0.failOpen"),
     ("envoy-gateway.yaml", "kind: HTTPRoute, name: healthz}", "kind: HTTPRoute, name: other}", "there is no ('HTTPRoute', 'other')"),
     ("envoy-gateway.yaml", "name: unavailable}", "name: other}", "there is no ('HTTPRouteFilter', 'other')"),
+    ("envoy-gateway.yaml", "kind: EnvoyProxy, name: with-healthz}", "kind: EnvoyProxy, name: other}", "there is no ('EnvoyProxy', 'other')"),
+    ("envoy-gateway.yaml", "  - {name: my-gateway}\n", "  - {name: other}\n", "there is no ('Gateway', 'other')"),
+    ("envoy-gateway.yaml", "    - {name: my-service, port: 9000}", "    - {name: my-service, port: 80}", "the Service has no port 80"),
+    ("envoy-gateway.yaml", "  mergeType: StrategicMerge", "  mergeType: JSONMerge", "replaces the GatewayClass's"),
     ("envoy-gateway-module.yaml", "- name: envoy-healthz", "- name: envoy_healthz", "does not match"),
-    ("envoy-gateway-module.yaml", "- name: envoy-healthz # of", "- name: other # of", "EnvoyProxy has no module other"),
+    ("envoy-gateway-module.yaml", "  - name: envoy-healthz\n    source", "  - name: other\n    source", "EnvoyProxy has no module envoy-healthz"),
     ("envoy-gateway-module.yaml", "local: {path: /etc/envoy/modules/", "local: {path: /other/", "is not mounted"),
-    ("envoy-gateway-module.yaml", "          - name: module\n", "          - name: other\n", "volumes and their mounts differ"),
-    ("envoy-gateway-module.yaml", "            image:\n", "            picture:\n", "Deployment:"),
-    ("envoy-gateway-module.yaml", "healthz/rule/0", "healthz/rule/1", "is not the route's cluster"),
+    ("envoy-gateway-module.yaml", "          - name: module\n            emptyDir", "          - name: other\n            emptyDir", "no init container fills it"),
+    ("envoy-gateway-module.yaml", "            emptyDir: {sizeLimit: 8Mi}", "            image: {reference: REGISTRY}", "no init container fills it"),
+    ("envoy-gateway-module.yaml", "            emptyDir: ", "            emptyFolder: ", "Deployment:"),
+    ("envoy-gateway-module.yaml", '["httproute/default/healthz/rule/0"]', '["httproute/default/healthz/rule/1"]', "is not the route's cluster"),
     ("envoy-gateway-module.yaml", "type: GRPC,", "type: gRPC,", "BackendTrafficPolicy: healthCheck.active.type"),
+    ("envoy-gateway-module.yaml", "operation: {op: add,", "operation: {op: put,", "EnvoyPatchPolicy: jsonPatches.3.operation.op"),
 ]
 
 
-def check(envoy):
+def check():
     for path in sorted((ROOT / "envoy/mesh").glob("*.yaml")):
         documents = mesh(path.name)
         check_mesh(documents)
         print(f"{path.name}\n  {len(documents)} documents: their fields are those of the CRDs")
-    check_gateway_module_in_envoy(mesh("envoy-gateway-module.yaml"), envoy)
-    print("  Envoy takes the module as Envoy Gateway hands it over")
     for file, before, after, said in DEFECTS:
         with found(said, file, before, after):
             check_mesh(mesh(file, before, after))
@@ -46,100 +52,63 @@ def mesh(file, before="", after=""):
     return list(yaml.safe_load_all(text.replace(before, after)))
 
 
+# Of which kind a name is, where the document does not say.
+KINDS = {"parentRefs": "Gateway", "backendRefs": "Service", "configMap": "ConfigMap"}
+
+
 def check_mesh(documents):
     for document in documents:
-        check_schema(document)
-    # What is yours, or another's, is not here.
+        if document["kind"] != "Deployment":
+            check_schema(document)
     names = {(document["kind"], document["metadata"]["name"]) for document in documents}
     for document in documents:
         for path, value in walk(document):
-            if path[-1:] in [("targetRefs",), ("extensionRef",)]:
-                target = (value["kind"], value["name"])
+            if path[-1:] and path[-1] in ("targetRefs", "targetRef", "extensionRef", "parametersRef", *KINDS):
+                target = (value.get("kind", KINDS.get(path[-1])), value["name"])
                 need(target in names, f"{document['kind']}.{'.'.join(path)}: there is no {target}")
-    kinds = {document["kind"]: document["spec"] for document in documents}
+            if path[-1:] == ("backendRefs",):
+                (service,) = (item["spec"] for item in documents if item["kind"] == "Service")
+                need(value["port"] in [port["port"] for port in service["ports"]], f"the Service has no port {value['port']}")
+    kinds = {document["kind"]: document["spec"] for document in documents if "spec" in document}
+    if "EnvoyProxy" in kinds:
+        need(kinds["EnvoyProxy"].get("mergeType") == "StrategicMerge", "this EnvoyProxy replaces the GatewayClass's")
     if "dynamicModules" in kinds.get("EnvoyProxy", {}):
-        check_gateway_module(kinds)
+        check_gateway_module(documents, kinds["EnvoyProxy"])
+    if "Deployment" in kinds:
+        check_istio_deployment(kinds["Deployment"]["template"])
 
 
-def check_gateway_module(kinds):
-    """The module is one of EnvoyProxy's, its file is mounted, and its cluster is the route's."""
-    (module,) = kinds["EnvoyExtensionPolicy"]["dynamicModule"]
-    modules = {item["name"]: item["source"]["local"]["path"] for item in kinds["EnvoyProxy"]["dynamicModules"]}
-    need(module["name"] in modules, f"EnvoyProxy has no module {module['name']}")
-    deployment = kinds["EnvoyProxy"]["provider"]["kubernetes"]["envoyDeployment"]
-    volumes, mounts = deployment["pod"]["volumes"], deployment["container"]["volumeMounts"]
-    # Envoy Gateway makes a Deployment of it.
-    container = {"name": "envoy", "image": "envoy", "volumeMounts": mounts}
-    spec = {"selector": {}, "template": {"spec": {"containers": [container], "volumes": volumes}}}
+def check_pod(spec):
+    """The part of a pod that a control plane puts into a Deployment."""
+    spec["containers"] = [{"image": "envoy", **container} for container in spec["containers"]]
+    spec = {"selector": {}, "template": {"spec": spec}}
     check_schema({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "envoy"}, "spec": spec})
-    need([item["name"] for item in volumes] == [item["name"] for item in mounts], "volumes and their mounts differ")
-    path = pathlib.PurePath(modules[module["name"]])
-    need(path == pathlib.PurePath(mounts[0]["mountPath"]) / MODULE, f"{path} is not mounted")
-    (endpoint,) = module["config"]["endpoints"]
-    cluster = "httproute/default/healthz/rule/0"
-    need(endpoint["clusters"] == [cluster], f"{endpoint['clusters']} is not the route's cluster, {cluster}")
 
 
-def check_gateway_module_in_envoy(documents, envoy):
-    """Envoy takes what Envoy Gateway makes of the manifest (its internal/xds/translator): the module by its
-    path, configured by a StringValue, off but for the route."""
-    kinds = {document["kind"]: document["spec"] for document in documents}
-    (module,) = kinds["EnvoyExtensionPolicy"]["dynamicModule"]
-    ((match,),) = (rule["matches"] for rule in kinds["HTTPRoute"]["rules"])
-    (cluster,) = module["config"]["endpoints"][0]["clusters"]
-    name = "envoy.filters.http.dynamic_modules/envoyextensionpolicy/default/envoy-healthz/dynamicmodule/0"
-    extensions = "type.googleapis.com/envoy.extensions.filters."
-    port, admin, backend = free_ports(3)
-    address = lambda port: {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-    filters = [
-        {
-            "name": name,
-            "disabled": True,
-            "typed_config": {
-                "@type": extensions + "http.dynamic_modules.v3.DynamicModuleFilter",
-                "dynamic_module_config": {"module": {"local": {"filename": str(ROOT / "dist" / MODULE)}}},
-                "filter_name": module["filterName"],
-                "filter_config": {
-                    "@type": "type.googleapis.com/google.protobuf.StringValue",
-                    "value": json.dumps(module["config"]),
-                },
-            },
-        },
-        {"name": "envoy.filters.http.router", "typed_config": {"@type": extensions + "http.router.v3.Router"}},
-    ]
-    route = {
-        "match": {"path": match["path"]["value"]},
-        "route": {"cluster": cluster},
-        "typed_per_filter_config": {
-            name: {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}
-        },
-    }
-    manager = {
-        "@type": extensions + "network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "http",
-        "http_filters": filters,
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
-    }
-    chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
-    check = {"timeout": "1s", "interval": "1s", "unhealthy_threshold": 1, "healthy_threshold": 1, "tcp_health_check": {}}
-    hosts = [{"lb_endpoints": [{"endpoint": {"address": address(backend)}}]}]
-    config = {
-        "admin": {"address": address(admin)},
-        "static_resources": {
-            "listeners": [{"address": address(port), "filter_chains": [chain]}],
-            "clusters": [
-                {
-                    "name": cluster,
-                    "load_assignment": {"cluster_name": cluster, "endpoints": hosts},
-                    "health_checks": [{**check, "no_traffic_interval": "1s"}],
-                }
-            ],
-        },
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        file = pathlib.Path(folder) / "envoy.json"
-        file.write_text(json.dumps(config))
-        with running([envoy, "-l", "error", "--disable-hot-restart", "--concurrency", "2", "-c", str(file)]):
-            wait_for(f"http://127.0.0.1:{port}/healthz", (503, "unavailable"))
-            with socket.create_server(("127.0.0.1", backend)):
-                wait_for(f"http://127.0.0.1:{port}/healthz", (200, "ok"))
+def check_gateway_module(documents, proxy):
+    """The module is one of EnvoyProxy's, an init container fills the volume of its file, and its cluster is the route's."""
+    modules = {item["name"]: pathlib.PurePath(item["source"]["local"]["path"]) for item in proxy["dynamicModules"]}
+    for policy in (document["spec"] for document in documents if document["kind"] == "EnvoyExtensionPolicy"):
+        (module,), (route,) = policy["dynamicModule"], policy["targetRefs"]
+        need(module["name"] in modules, f"EnvoyProxy has no module {module['name']}")
+        (endpoint,) = module["config"]["endpoints"]
+        cluster = f"httproute/default/{route['name']}/rule/0"
+        need(endpoint["clusters"] == [cluster], f"{endpoint['clusters']} is not the route's cluster, {cluster}")
+    deployment = proxy["provider"]["kubernetes"]["envoyDeployment"]
+    copies = deployment.get("initContainers", [])
+    volumes = {item["name"] for item in deployment["pod"]["volumes"] if "emptyDir" in item}
+    (mount,) = deployment["container"]["volumeMounts"]
+    filled = [item["name"] for container in copies for item in container["volumeMounts"]]
+    check_pod({"containers": [{"name": "envoy", "volumeMounts": [mount]}], "initContainers": copies, "volumes": deployment["pod"]["volumes"]})
+    need(filled == [mount["name"]] and mount["name"] in volumes, f"{mount['name']}: no init container fills it")
+    for path in modules.values():
+        need(path == pathlib.PurePath(mount["mountPath"]) / MODULE, f"{path} is not mounted")
+
+
+def check_istio_deployment(template):
+    """It is added to a Deployment that is there."""
+    check_pod(template["spec"])
+    (container,) = template["spec"]["containers"]
+    (mount,) = container["volumeMounts"]
+    (variable,) = container["env"]
+    need(pathlib.PurePath(variable["value"]).parent == pathlib.PurePath(mount["mountPath"]), f"{variable['value']} is not mounted")

@@ -17,7 +17,7 @@
 //! localities hold any text. So a cluster is ours only if its name is to the last byte. A host's address
 //! is an IP address and port, or whatever Envoy writes in both the `hostname` line and the
 //! `health_flags` line directly after it, in our cluster's block.
-//! Memory is bounded by the clusters asked for: other lines are looked at where they lie.
+//! Memory is bounded by the clusters that are wanted: other lines are looked at where they lie.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -25,10 +25,10 @@ use std::net::SocketAddr;
 use healthz_core::flags::HealthFlags;
 use healthz_core::view::{Counts, Host};
 
-/// One cluster that was asked for, as the admin described it.
+/// One cluster that is wanted, as the admin described it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cluster {
-    /// The name that was asked for.
+    /// The name that is wanted.
     pub name: String,
     /// Whether the admin mentioned it at all: an unknown or still warming cluster is not there.
     pub listed: bool,
@@ -52,14 +52,14 @@ pub enum ClustersError {
 /// What a line of ours may need beyond its cluster's name: an address, a field and flags.
 const LINE_ROOM: usize = 4096;
 
-/// Reads `/clusters` text chunk by chunk and keeps what concerns the clusters asked for.
+/// Reads `/clusters` text chunk by chunk and keeps what concerns the clusters that are wanted.
 #[derive(Debug)]
 pub struct Parser {
     /// Sorted by name.
     clusters: Vec<Cluster>,
     /// The cluster in whose block of lines the reader is.
     block: Option<usize>,
-    /// The line before, if it begins with a name that was asked for.
+    /// The line before, if it begins with a name that is wanted.
     before: Vec<u8>,
     /// The beginning of a line whose end has not come yet, at most `longest_line` bytes.
     partial: Vec<u8>,
@@ -167,7 +167,7 @@ impl Parser {
         }
         let name = self.block.and_then(|index| self.clusters.get(index));
         let name = name.map_or("", |cluster| &cluster.name);
-        // Most lines are of the same host as the line before, and do not tell its health.
+        // Most lines are of the same host as the line before, and do not say its health.
         let same = self.block.is_some() && subject.len() > name.len();
         if after(line, name).is_none() {
             self.block = None;
@@ -490,18 +490,18 @@ mod tests {
                     expected.map(|hosts| hosts.iter().map(ToString::to_string).collect());
                 assert_eq!(hosts(text, name), expected, "{name}, Envoy {version}");
             }
-            // All at once, so that those whose names begin alike are asked for together.
+            // All at once, so that those whose names begin alike are wanted together.
             let names: Vec<_> = rows.iter().map(|(name, _)| *name).collect();
             for cluster in parse(text.as_bytes(), &names).unwrap() {
                 let row = rows.iter().find(|(name, _)| *name == cluster.name);
                 let expected = row.and_then(|(_, hosts)| hosts.map(<[_]>::len));
-                let told = cluster.listed.then_some(cluster.hosts.len());
-                assert_eq!(told, expected, "{}, Envoy {version}", cluster.name);
+                let found = cluster.listed.then_some(cluster.hosts.len());
+                assert_eq!(found, expected, "{}, Envoy {version}", cluster.name);
             }
         }
     }
 
-    /// What stands around a line of health.
+    /// What is around a line of health.
     #[test]
     fn blocks() {
         let head = "a::observability_name::a";
@@ -544,7 +544,7 @@ mod tests {
     }
 
     /// A page that ends too early is refused, or has the first hosts of the whole one. What ends after
-    /// one host and before the next cannot be told from a whole page: of a reply that was cut off Envoy
+    /// one host and before the next looks like a whole page: of a reply that was cut off Envoy
     /// gives a filter nothing at all.
     #[test]
     fn cut_anywhere() {
@@ -691,7 +691,7 @@ mod tests {
             prop_assert_eq!(parse_cut(&text, cuts, &names), parse(text.as_bytes(), &names));
         }
 
-        /// No input brings it down, and what it keeps is bounded by the clusters asked for.
+        /// No input brings it down, and what it keeps is bounded by the clusters that are wanted.
         #[test]
         fn any_bytes(chunks in proptest::collection::vec(
             proptest::collection::vec(prop_oneof![Just(b':'), Just(b'\n'), Just(b'a'), any::<u8>()], 0..200),

@@ -1,6 +1,6 @@
 //! What a refresh asks of Envoy's admin, and what the replies are worth.
 //!
-//! `GET /clusters?filter=^(?:my_service)$` tells the hosts (Envoy 1.36 and 1.37 do not know `filter`
+//! `GET /clusters?filter=^(?:my_service)$` lists the hosts (Envoy 1.36 and 1.37 do not know `filter`
 //! and send every cluster), and `GET /ready` whether Envoy is draining:
 //!
 //! ```text
@@ -30,7 +30,7 @@ pub enum Page {
 /// What one refresh learned.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// The clusters that were asked for, sorted by name.
+    /// The clusters that are wanted, sorted by name.
     pub clusters: Vec<Cluster>,
     /// Whether Envoy is live.
     pub ready: Ready,
@@ -55,6 +55,8 @@ pub enum Fault {
     NotSent(String),
     /// The page was answered with this status. Envoy itself says 503 for a refused connection.
     Status(Page, u32),
+    /// Envoy's own 503 for a call through the cluster of this name: see [`Fault::through`].
+    Unreachable(Page, String),
     /// `/ready` said that its process is starting, and this state. No listener serves before its process
     /// is live: in a hot restart another process, the new one, answers in this one's place.
     Starting(String),
@@ -74,7 +76,7 @@ const LONGEST_FILTER: usize = 16 * 1024;
 /// What to do if some other server answers.
 const COMPARE: &str = "compare the address of admin_cluster with admin.address";
 
-/// The longest state that `/ready` may tell, in bytes (Envoy 1.40: `PRE_INITIALIZING`).
+/// The longest state that `/ready` may give, in bytes (Envoy 1.40: `PRE_INITIALIZING`).
 const LONGEST_STATE: usize = 32;
 
 /// The path that asks `/clusters` for these clusters alone.
@@ -103,7 +105,7 @@ fn quote(byte: u8, path: &mut String) {
     if byte.is_ascii_alphanumeric() || byte == b'_' {
         return path.push(char::from(byte));
     }
-    // The operators of RE2; other bytes stand for themselves.
+    // The operators of RE2; other bytes match themselves.
     if br"\.+*?()|[]{}^$".contains(&byte) {
         path.push_str("%5C");
     }
@@ -197,8 +199,16 @@ impl Fault {
     pub fn is_silence(&self) -> bool {
         match self {
             Self::NotSent(_) | Self::Starting(_) | Self::TimedOut(_) | Self::CutOff(_) => true,
-            Self::Status(_, 503) => true,
+            Self::Status(_, 503) | Self::Unreachable(..) => true,
             Self::NoCluster(_) | Self::Status(..) | Self::NotEnvoys(_) | Self::Clusters(_) => false,
+        }
+    }
+
+    /// Names the cluster that does not reach the admin, for the log.
+    pub fn through(self, cluster: &str) -> Self {
+        match self {
+            Self::Status(page, 503) => Self::Unreachable(page, cluster.to_owned()),
+            other => other,
         }
     }
 
@@ -236,9 +246,9 @@ impl fmt::Display for Cause<'_> {
                 f,
                 "cluster {name:?} (admin_cluster) has no host, or its circuit breaker is open"
             ),
-            Fault::Status(page, 503) => write!(
+            Fault::Unreachable(page, name) => write!(
                 f,
-                "cannot reach the admin through admin_cluster ({page}: 503): compare its address with \
+                "cannot reach the admin through cluster {name:?} ({page}: 503): compare its address with \
                  admin.address, and see its circuit breakers"
             ),
             Fault::Status(Page::Clusters, 403) => f.write_str(
@@ -379,8 +389,8 @@ mod tests {
         }
         for state in ["DRAINING", "LIVE", "BRAND_NEW"] {
             let body = format!("{state}\n");
-            let told = read_ready(Some(503), body.as_bytes());
-            assert_eq!(told, no(&format!("503 {state}")));
+            let read = read_ready(Some(503), body.as_bytes());
+            assert_eq!(read, no(&format!("503 {state}")));
         }
         for starting in ["PRE_INITIALIZING", "INITIALIZING"] {
             let fault = Err(Fault::Starting(starting.to_owned()));
@@ -411,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_told_from_a_wrong_reply() {
+    fn silence_is_no_wrong_reply() {
         let admin = "local_admin".to_owned();
         for silence in [
             Fault::NotSent(admin.clone()),

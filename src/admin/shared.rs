@@ -23,9 +23,9 @@ pub enum Lease {
 }
 
 /// Whether the snapshot is due, if it is to be renewed every `interval` milliseconds.
-pub fn lease(record: Option<&[u8]>, now: u64, interval: u64) -> Lease {
-    let due: Option<u64> = record.and_then(|record| std::str::from_utf8(record).ok()?.parse().ok());
-    match due {
+pub fn lease(record: &[u8], now: u64, interval: u64) -> Lease {
+    let due = std::str::from_utf8(record).ok();
+    match due.and_then(|due| due.parse::<u64>().ok()) {
         Some(due) if due > now && due - now <= interval => Lease::Taken(due - now),
         // A little late: the next one comes when it would have come.
         Some(due) if due <= now && now - due < interval => {
@@ -93,18 +93,17 @@ mod tests {
     fn leases() {
         let free = |record: &str| Lease::Free(record.to_owned());
         for (record, now, expected) in [
-            (None, 1000, free("1100")),
-            (Some("1060"), 1000, Lease::Taken(60)),
-            (Some("1100"), 1000, Lease::Taken(100)),
-            (Some("1000"), 1000, free("1100")),
-            (Some("990"), 1000, free("1090")),
-            (Some("900"), 1000, free("1100")),
-            (Some("1"), 1000, free("1100")),
+            ("", 1000, free("1100")),
+            ("1060", 1000, Lease::Taken(60)),
+            ("1100", 1000, Lease::Taken(100)),
+            ("1000", 1000, free("1100")),
+            ("990", 1000, free("1090")),
+            ("900", 1000, free("1100")),
+            ("1", 1000, free("1100")),
             // Of another configuration, whose interval is longer.
-            (Some("1101"), 1000, free("1100")),
+            ("1101", 1000, free("1100")),
         ] {
-            let record = record.map(str::as_bytes);
-            assert_eq!(lease(record, now, 100), expected, "{record:?}");
+            assert_eq!(lease(record.as_bytes(), now, 100), expected, "{record:?}");
         }
     }
 
@@ -112,11 +111,11 @@ mod tests {
         /// Whatever workers look when, there are no more refreshes than intervals, and one by two of them.
         #[test]
         fn one_refresh_an_interval(steps in proptest::collection::vec(0..40_u64, 1..400)) {
-            let (mut now, mut record, mut refreshes, mut last) = (1_000_000, None, 0_u64, 1_000_000);
+            let (mut now, mut record, mut refreshes, mut last) = (1_000_000, String::new(), 0_u64, 1_000_000);
             for step in steps {
                 now += step;
-                if let Lease::Free(next) = lease(record.as_deref().map(str::as_bytes), now, 100) {
-                    record = Some(next);
+                if let Lease::Free(next) = lease(record.as_bytes(), now, 100) {
+                    record = next;
                     refreshes += 1;
                     last = now;
                 }

@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use healthz_core::config::wasm::Config;
-use log::Level;
+use healthz_core::state::Level;
 
 use super::{Action, Answers, Filter};
-use crate::envoy::{CallError, Envoy, MetricKind, Shared, millis};
+use crate::envoy::{CallError, Envoy, Shared, millis};
 
 /// One Envoy: what all its workers share.
 #[derive(Default)]
@@ -20,7 +20,7 @@ struct Process {
     /// What another worker writes in the middle of the next replacement of a record.
     race: RefCell<Option<(String, String)>>,
     log: RefCell<Vec<String>>,
-    metrics: RefCell<Vec<(String, i64)>>,
+    metrics: RefCell<BTreeMap<String, i64>>,
 }
 
 /// One worker.
@@ -52,9 +52,7 @@ impl Process {
     }
 
     fn metric(&self, name: &str) -> Option<i64> {
-        let metrics = self.metrics.borrow();
-        let found = metrics.iter().find(|(known, _)| known == name);
-        found.map(|(_, value)| *value)
+        self.metrics.borrow().get(name).copied()
     }
 
     fn write(&self, key: &str, value: &str) {
@@ -74,6 +72,9 @@ impl Process {
 impl Envoy for Rc<Worker> {
     fn now(&self) -> Duration {
         self.process.now.get()
+    }
+    fn unix_time(&self) -> Duration {
+        START + self.process.now.get()
     }
     fn memory(&self) -> u64 {
         65536
@@ -95,13 +96,13 @@ impl Envoy for Rc<Worker> {
         self.tick
             .set(period.map(|period| (self.now() + period, period)));
     }
-    fn read_shared(&self, key: &str) -> Option<Shared> {
+    fn read_shared(&self, key: &str) -> Shared {
         let shared = self.process.shared.borrow();
         let record = shared.get(key);
-        Some(Shared {
-            value: record.map(|(value, _)| value.clone().into_bytes()),
+        Shared {
+            value: record.map_or_else(Vec::new, |(value, _)| value.clone().into_bytes()),
             version: record.map(|(_, version)| *version),
-        })
+        }
     }
     fn replace_shared(&self, key: &str, value: &str, read: &Shared) -> bool {
         let race = self.process.race.take();
@@ -112,7 +113,7 @@ impl Envoy for Rc<Worker> {
                 self.process.race.replace(Some((end, value)));
             }
         }
-        let same = self.read_shared(key).is_some_and(|now| now == *read);
+        let same = self.read_shared(key) == *read;
         if same {
             self.process.write(key, value);
         }
@@ -121,22 +122,16 @@ impl Envoy for Rc<Worker> {
     fn write_shared(&self, key: &str, value: &str) {
         self.process.write(key, value);
     }
-    fn metric(&self, _: MetricKind, name: &str) -> u32 {
+    fn add(&self, counter: &str, count: i64) {
         let mut metrics = self.process.metrics.borrow_mut();
-        let known = metrics.iter().position(|(known, _)| known == name);
-        let id = known.unwrap_or_else(|| {
-            metrics.push((name.to_owned(), 0));
-            metrics.len() - 1
-        });
-        u32::try_from(id).unwrap()
+        *metrics.entry(counter.to_owned()).or_default() += count;
     }
-    fn add(&self, counter: u32, count: i64) {
-        self.process.metrics.borrow_mut()[counter as usize].1 += count;
-    }
-    fn set(&self, gauge: u32, value: u64) {
-        self.process.metrics.borrow_mut()[gauge as usize].1 = i64::try_from(value).unwrap();
+    fn set(&self, gauge: &str, value: u64) {
+        let mut metrics = self.process.metrics.borrow_mut();
+        metrics.insert(gauge.to_owned(), i64::try_from(value).unwrap());
     }
     fn log(&self, level: Level, line: &str) {
+        let level = format!("{level:?}").to_uppercase();
         let line = format!("{level} {line}");
         self.process.log.borrow_mut().push(line);
     }
@@ -149,6 +144,9 @@ struct World {
     filter: RefCell<Filter<Rc<Worker>>>,
     next_id: Cell<u32>,
 }
+
+/// When the machine of these tests was started, since 1970.
+const START: Duration = Duration::from_secs(1_700_000_000);
 
 const UP: &str = "c::127.0.0.1:9000::health_flags::healthy\n";
 const DOWN: &str = "c::127.0.0.1:9000::health_flags::/failed_active_hc\n";
@@ -165,7 +163,7 @@ fn worker(process: &Rc<Process>, fields: &str) -> World {
 /// The same with two endpoints of the one cluster.
 fn worker_of_two(process: &Rc<Process>) -> World {
     let text = r#"{"admin_cluster": "admin",
-        "endpoints": [{"path": "/healthz", "clusters": ["c"]}, {"path": "/unasked", "clusters": ["c"]}]}"#;
+        "endpoints": [{"path": "/healthz", "clusters": ["c"]}, {"path": "/idle", "clusters": ["c"]}]}"#;
     worker_with(process, text)
 }
 
@@ -337,6 +335,58 @@ fn a_call_that_cannot_be_sent() {
 }
 
 #[test]
+fn the_last_good_snapshot_has_a_time_and_no_age() {
+    let process = Process::new();
+    let (world, other) = (worker(&process, ""), worker(&process, ""));
+    let shown = || process.metric("snapshot_timestamp_seconds.filter.default");
+    let at = |seconds: u64| i64::try_from((START + Duration::from_secs(seconds)).as_secs()).ok();
+    assert_eq!(world.probe_and_reply(Some(200), UP), 200);
+    assert_eq!(shown(), None);
+    // Shown at the tick, that is later than it was taken.
+    world.pass(1000);
+    assert_eq!(shown(), at(100));
+    // The admin falls silent: time goes on, the snapshot's stays.
+    world.pass(1000);
+    assert_eq!(world.probe_and_reply(Some(504), ""), 200);
+    world.pass(1000);
+    assert_eq!(shown(), at(100));
+    // Another worker has a newer one.
+    assert_eq!(other.probe_and_reply(Some(200), UP), 200);
+    other.pass(50);
+    assert_eq!(shown(), at(103));
+    // A worker that only adopts it shows nothing older.
+    world.pass(950);
+    assert_eq!(world.probe_and_reply(Some(504), ""), 200);
+    world.pass(50);
+    assert_eq!(shown(), at(103));
+}
+
+/// As long as a configuration of this version is probed, whichever other one has gone.
+#[test]
+fn the_version_is_shown_until_it_is_gone() {
+    let process = Process::new();
+    let (world, other) = (
+        worker(&process, ""),
+        worker(&process, r#", "max_age_ms": 300"#),
+    );
+    let shown = || {
+        let version = env!("CARGO_PKG_VERSION");
+        process.metric(&format!("build_info.filter.default.version.{version}"))
+    };
+    assert_eq!(shown(), None);
+    world.probe("/livez");
+    world.pass(50);
+    assert_eq!(shown(), Some(1));
+    world.stop();
+    assert_eq!(shown(), Some(0));
+    other.probe("/livez");
+    other.pass(50);
+    assert_eq!(shown(), Some(1));
+    other.stop();
+    assert_eq!(shown(), Some(0));
+}
+
+#[test]
 fn silence_answers_from_the_last_good_snapshot_within_100_ms() {
     let world = worker(&Process::new(), "");
     let admin_up = || world.process.metric("admin_up.filter.default");
@@ -357,7 +407,7 @@ fn silence_answers_from_the_last_good_snapshot_within_100_ms() {
     assert_eq!(world.process.logged("admin unavailable"), 0);
     assert_eq!(world.probe_and_reply(Some(504), ""), 200);
     assert_eq!(world.process.logged("admin unavailable"), 1);
-    assert_eq!(world.process.logged("until it is 5000 ms old"), 1);
+    assert_eq!(world.process.logged("snapshot for up to 5000 ms"), 1);
     assert_eq!(admin_up(), Some(0));
     assert_eq!(world.process.logged("/healthz is unhealthy"), 0);
     // Too old.
@@ -540,7 +590,7 @@ fn gauge_and_log_follow_what_was_answered_last() {
     // B goes: the last word was not its own.
     b.stop();
     assert!(said(1));
-    // One that is loaded and asked by nobody says nothing.
+    // One that is loaded and probed by nobody says nothing.
     let c = worker_with(&process, other);
     c.pass(5000);
     assert!(said(1));
@@ -648,16 +698,16 @@ fn an_endpoint_that_nobody_asks_says_nothing() {
     let (one, two) = (worker_of_two(&process), worker_of_two(&process));
     let gauge = |path: &str| process.metric(&format!("healthy.filter.default.path.{path}"));
     assert_eq!(one.probe_and_reply(Some(200), DOWN), 503);
-    assert_eq!((gauge("/healthz"), gauge("/unasked")), (Some(0), None));
-    assert_eq!(process.logged("/unasked"), 0);
-    // A snapshot is at hand when it is asked.
-    assert_eq!(one.probe("/unasked"), Some(503));
-    assert_eq!(gauge("/unasked"), Some(0));
+    assert_eq!((gauge("/healthz"), gauge("/idle")), (Some(0), None));
+    assert_eq!(process.logged("/idle"), 0);
+    // A snapshot is at hand when it is probed.
+    assert_eq!(one.probe("/idle"), Some(503));
+    assert_eq!(gauge("/idle"), Some(0));
     // What other endpoints are asked for does not change it.
     process.pass(1100);
     assert_eq!(two.probe_and_reply(Some(200), UP), 200);
-    assert_eq!((gauge("/healthz"), gauge("/unasked")), (Some(1), Some(0)));
-    assert_eq!(process.logged("/unasked is "), 1);
+    assert_eq!((gauge("/healthz"), gauge("/idle")), (Some(1), Some(0)));
+    assert_eq!(process.logged("/idle is "), 1);
 }
 
 #[test]

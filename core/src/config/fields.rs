@@ -139,7 +139,7 @@ pub fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     T::deserialize(input).map(Some)
 }
 
-/// What a filter is called, to tell it from others of the same Envoy: 1 to 64 of `A-Z a-z 0-9 _ -`.
+/// What identifies a filter among those of the same Envoy: 1 to 64 of `A-Z a-z 0-9 _ -`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilterName(String);
 
@@ -147,6 +147,11 @@ impl FilterName {
     /// As a string.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// A line of the log that says this of the filter.
+    pub fn line(&self, text: impl fmt::Display) -> String {
+        format!("envoy-healthz[{self}]: {text}")
     }
 }
 

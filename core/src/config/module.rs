@@ -18,7 +18,7 @@ use super::{ConfigError, Endpoint, Endpoints, FilterName};
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Tells this filter from others of the same Envoy.
+    /// Identifies this filter among those of the same Envoy.
     pub name: FilterName,
     /// The endpoints, each path once.
     pub endpoints: Vec<Endpoint>,
@@ -38,9 +38,9 @@ const GRPC_PATHS: [&str; 3] = [
 
 const EXAMPLE: &str = r#"{"endpoints": [{"path": "/healthz", "clusters": ["my_service"]}]}"#;
 
-const NO_ADMIN: &str = "is not for the dynamic module: it asks no admin, it sees its worker's own view of the clusters; leave it out";
-const NO_SNAPSHOT: &str = "is not for the dynamic module: it has no snapshot that could be old, each probe sees the clusters as they are; leave it out";
-const NO_DRAIN: &str = "is not for the dynamic module, which cannot tell a drain; leave it out and put Envoy's health_check filter with pass_through_mode: true before it on the routes that are to fail when draining";
+const NO_ADMIN: &str = "not supported by the module, which reads host counts itself; remove it";
+const NO_SNAPSHOT: &str = "not supported by the module, which has no snapshot; remove it";
+const NO_DRAIN: &str = "not supported by the module, which cannot see a drain; remove it and put Envoy's health_check filter before the module (envoy/module.yaml)";
 
 /// What serde reads.
 #[derive(Deserialize)]
@@ -100,7 +100,7 @@ impl RawGrpcHealth {
         let taken = |endpoint: &&Endpoint| GRPC_PATHS.contains(&endpoint.path.as_str());
         if let Some(endpoint) = endpoints.iter().find(taken) {
             let fault = format!(
-                "must not be with the endpoint {:?}, which it would answer itself",
+                "conflicts with endpoint {:?}: grpc_health already answers that path",
                 endpoint.path
             );
             return Err(ConfigError::new("grpc_health", fault));
@@ -254,7 +254,7 @@ mod tests {
                 format!(
                     r#"{{"endpoints": [{endpoint}], "grpc_health": {{"services": {{"": "/grpc.health.v1.Health/Check"}}}}}}"#
                 ),
-                r#"grpc_health: must not be with the endpoint "/grpc.health.v1.Health/Check""#,
+                r#"grpc_health: conflicts with endpoint "/grpc.health.v1.Health/Check""#,
             ),
         ] {
             refused(&text, line);

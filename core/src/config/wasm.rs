@@ -18,7 +18,7 @@ use super::{ConfigError, Endpoint, Endpoints, FilterName, cluster_names};
 /// A configuration whose every bound has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Tells this filter from others of the same Envoy, in logs and metrics.
+    /// Identifies this filter among those of the same Envoy, in logs and metrics.
     pub name: FilterName,
     /// The Envoy cluster that reaches this Envoy's admin. Not empty.
     pub admin_cluster: String,
@@ -55,11 +55,7 @@ struct RawConfig {
 
 const BUILD: Build = Build {
     example: "a google.protobuf.StringValue of JSON with admin_cluster and endpoints (a Struct reaches a wasm filter as binary protobuf)",
-    absent: &[(
-        "grpc_health",
-        "is not for the wasm build: a wasm filter cannot answer a stream message by message; \
-         leave it out, and grpc.health.v1 goes to the route's cluster",
-    )],
+    absent: &[("grpc_health", "needs the native module; remove it")],
 };
 
 impl Config {
@@ -568,7 +564,7 @@ mod tests {
         for value in [r#"{"services": {"": "/healthz"}}"#, "{}", "null"] {
             refused(
                 top(&format!(r#", "grpc_health": {value}"#)),
-                "grpc_health: is not for the wasm build",
+                "grpc_health: needs the native module",
             );
         }
     }

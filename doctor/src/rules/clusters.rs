@@ -2,7 +2,7 @@
 //! look at, and when, is in [`super::health_checks`].
 
 use crate::endpoint::{Build, Endpoint, Min, Target};
-use crate::envoy::{Cluster, Kind};
+use crate::envoy::{Cluster, Kind, follows_readiness};
 use crate::rules::{Case, Check, Finding, Rule};
 use crate::tree::Node;
 
@@ -12,10 +12,10 @@ pub const RULES: [Rule; 7] = [
         id: "HZ101",
         title: "no health check",
         severity: "error; warning for EDS, or with outlier_detection of max_ejection_percent: 100",
-        when: "A cluster that an endpoint names has no `health_checks`.",
+        when: "A cluster that an endpoint names has no `health_checks`. Silent for EDS clusters of Istio and Envoy Gateway (`outbound|...`, `httproute/...`, `grpcroute/...`), which follow Kubernetes readiness.",
         then: "200 for ever, with nothing on the port",
         measured: "Backend stopped: 200 for ever. With `outlier_detection: {}` and one host: still 200 after 14,736 failed calls in 25 s, for the default max_ejection_percent of 10 ejects nobody.",
-        unless: "EDS may send a health status of its own (Kubernetes readiness, by Envoy Gateway or Istio).",
+        unless: "EDS of another control plane may send a health status of its own.",
         set: "health_checks: [{timeout: 1s, interval: 1s, no_traffic_interval: 1s, unhealthy_threshold: 2, healthy_threshold: 2, grpc_health_check: {}}]",
         check: Check::Whole(no_check),
     },
@@ -144,12 +144,13 @@ fn each<'t>(case: &Case<'t>, find: impl Fn(&Ours<'t>) -> Option<Finding<'t>>) ->
 fn no_check<'t>(case: &Case<'t>) -> Vec<Finding<'t>> {
     each(case, |ours| {
         let node = ours.cluster.node;
-        if ours.cluster.checks().next().is_some() {
+        let eds = ours.cluster.kind == Kind::Eds;
+        if ours.cluster.checks().next().is_some() || eds && follows_readiness(ours.name) {
             return None;
         }
         let what = format!("{} has no health_checks", ours.title());
         let ejects = node.number("outlier_detection.max_ejection_percent") == Some(100.0);
-        Some(if ours.cluster.kind == Kind::Eds {
+        Some(if eds {
             let then = "200 for ever after a stop, but for what EDS says of its hosts";
             Finding::warning(node, what).then(then)
         } else if ejects {

@@ -57,7 +57,7 @@ pub const RULES: [Rule; 5] = [
         id: "HZ407",
         title: "gRPC checks go past the module",
         severity: "warning",
-        when: "`grpc_health` is configured, and the module is not on for `/grpc.health.v1.Health/Check` or for `/grpc.health.v1.Health/Watch`.",
+        when: "`grpc_health` is configured, and the module is on for `/grpc.health.v1.Health/Check` or for `/grpc.health.v1.Health/Watch` of no host.",
         then: "the application answers: SERVING while /healthz says 503",
         measured: "The application says SERVING while `/healthz` says 503.",
         unless: "",
@@ -214,11 +214,20 @@ fn grpc_past<'t>(case: &Case<'t>) -> Vec<Finding<'t>> {
         let Config::Module(config) = &filter.config else {
             continue;
         };
-        let hosts = walk::hosts(filter.listener, case.options.host.as_deref());
+        // A gRPC client names a host of the routes.
+        let routes = filter.chain.routes.into_iter();
+        let domains = routes
+            .flat_map(|routes| routes.list("virtual_hosts"))
+            .flat_map(|host| host.list("domains"))
+            .filter_map(|domain| Some(vec![domain.text()?.to_owned()]));
+        let address = walk::hosts(filter.listener, case.options.host.as_deref());
+        let hosts: Vec<_> = domains.chain([address]).collect();
         let past = |call: &&str| {
             let path = format!("/grpc.health.v1.Health/{call}");
-            let way = walk::walk(filter.chain, &Request::grpc(&path, hosts.clone()));
-            !matches!(way, Way::NotWalked) && !way.is_on(filter.chain, filter.node)
+            hosts.iter().all(|hosts| {
+                let way = walk::walk(filter.chain, &Request::grpc(&path, hosts.clone()));
+                !matches!(way, Way::NotWalked) && !way.is_on(filter.chain, filter.node)
+            })
         };
         let calls: Vec<&str> = ["Check", "Watch"].into_iter().filter(past).collect();
         if !config.services.is_empty() && !calls.is_empty() {

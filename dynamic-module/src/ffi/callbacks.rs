@@ -8,10 +8,10 @@ use std::sync::{LazyLock, OnceLock};
 use healthz_core::view::Counts;
 
 use super::types::{Buffer, Header, Pointer};
-use crate::envoy::Level;
+use healthz_core::state::Level;
 
 /// Declares what Envoy's executable exports, all with one prefix. Each is looked up by its name when
-/// the module is loaded, so that an Envoy without it is told so and not only that it cannot load a file.
+/// the module is loaded, so that the log says what an Envoy lacks, and not only that a file cannot be loaded.
 macro_rules! callbacks {
     ($($name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?;)*) => {
         pub struct Callbacks {
@@ -50,8 +50,8 @@ macro_rules! callbacks {
 /// Set when the module is loaded.
 pub static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
 
-/// Whether HTTP filters are told the details of a response. 1.38 knows the attribute's number, and if
-/// asked logs an error; 1.39 brought it together with attributes for network filters.
+/// Whether HTTP filters get the details of a response. 1.38 has the attribute's number, and logs
+/// an error if it is read; 1.39 brought it together with attributes for network filters.
 pub static HAS_DETAILS: LazyLock<bool> = LazyLock::new(|| {
     let symbol = c"envoy_dynamic_module_callback_network_filter_get_attribute_string";
     // SAFETY: the name ends with a zero; nothing is called.

@@ -3,9 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::callbacks::write_line;
-use crate::envoy::Level;
+use healthz_core::state::Level;
 
-/// Runs a hook's body; a panic in it ends here, and `fallback` says what Envoy is told.
+/// Runs a hook's body; a panic in it ends here, and `fallback` gives the result for Envoy.
 pub fn guard<T>(hook: &str, fallback: impl FnOnce() -> T, body: impl FnOnce() -> T) -> T {
     let body = || {
         #[cfg(panic_test)]
@@ -17,7 +17,7 @@ pub fn guard<T>(hook: &str, fallback: impl FnOnce() -> T, body: impl FnOnce() ->
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
         write_line(
             Level::Error,
-            &format!("envoy-healthz: a fault in {hook}, see the panic above; please report it"),
+            &format!("envoy-healthz: bug: panic in {hook} (above); please report it"),
         );
         fallback()
     })

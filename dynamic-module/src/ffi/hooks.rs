@@ -13,9 +13,9 @@ use super::guard::{Fault, guard};
 use super::request::{Held, Stage};
 use super::stream::{Loading, Stream};
 use super::types::{Buffer, Pointer};
-use crate::envoy::Level;
 use crate::filter::{Action, Filter};
 use crate::grpc::watch;
+use healthz_core::state::Level;
 
 /// What Envoy 1.40 calls its ABI. 1.38 and 1.39 call theirs `v0.1.0` and say in a warning that it
 /// differs; what is used here is the same in all three.
@@ -35,8 +35,9 @@ extern "C" fn envoy_dynamic_module_on_program_init() -> *const c_char {
             ABI.as_ptr()
         }
         Err(missing) => {
-            let need = "take Envoy 1.38 or later, or the wasm build";
-            let line = format!("envoy-healthz: this Envoy has no {missing} for modules: {need}");
+            let line = format!(
+                "envoy-healthz: this Envoy is too old (no {missing}): use 1.38 or later, or wasm"
+            );
             write_line(Level::Error, &line);
             null()
         }
@@ -119,12 +120,13 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_headers(
             return CONTINUE;
         }
         Ok(Action::Answer(answer)) => held.send(&request, &answer),
+        Ok(Action::Fail(status)) => held.send_status(&request, status),
         Ok(Action::Read(call)) => {
             held.call.set(Some(call));
             held.stage.set(Stage::Reading);
         }
         Err(Fault) => {
-            // Other requests go on even now; if that cannot be told, this one is answered.
+            // Other requests go on even now; if that cannot be found out, this one is answered.
             let ours = || held.filter.is_for_us(&request);
             if !catch_unwind(AssertUnwindSafe(ours)).unwrap_or(true) {
                 held.stage.set(Stage::Passed);

@@ -4,14 +4,16 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use healthz_core::answer::{Content, Outcome};
+use healthz_core::judgement::Health;
 use healthz_core::request::is_grpc;
 
 use super::guard::{Fault, guard};
 use super::stream::{Scheduler, Stream};
 use super::types::Pointer;
 use crate::drain::Known;
-use crate::envoy::{Answer, Request, Waker, Watcher};
-use crate::filter::Filter;
+use crate::envoy::{Request, Waker, Watcher};
+use crate::filter::{Answer, Filter};
 use crate::grpc::calls::{Reply, Watched};
 use crate::grpc::watch::{self, WatchId};
 use crate::grpc::wire::{Call, Status};
@@ -59,29 +61,30 @@ impl Held {
 
     /// Answers by headers and data: cheaper than Envoy's local reply, which would also choose the
     /// gRPC status.
-    pub fn send(&self, request: &Stream<'_>, answer: &Answer) {
-        let (status, headers, length, body) = match answer {
-            Answer::Grpc(status) => return self.send_status(request, *status),
-            Answer::Http {
-                status,
-                headers,
-                length,
-                body,
-            } => (*status, *headers, *length, body),
+    pub fn send(&self, request: &Stream<'_>, Answer { response, head }: &Answer) {
+        let Content::Http { headers, body } = &response.content else {
+            let healthy = response.outcome == Outcome::Health(Health::Healthy);
+            let status = if healthy {
+                Status::Ok
+            } else {
+                Status::Unavailable
+            };
+            return self.send_status(request, status);
         };
         self.stage.set(Stage::Answered);
-        let mut digits = itoa::Buffer::new();
-        let status = [(":status", status)].into_iter();
-        let headers = status.chain(headers.iter().copied());
-        let headers = headers.chain([("content-length", digits.format(length))]);
-        request.send_headers(headers, body.is_empty());
-        if !body.is_empty() && self.is_there() {
+        let (mut status, mut length) = (itoa::Buffer::new(), itoa::Buffer::new());
+        let status = [(":status", status.format(response.outcome.status()))];
+        let headers = status.into_iter().chain(headers.iter().copied());
+        let headers = headers.chain([("content-length", length.format(body.len()))]);
+        let ends = *head || body.is_empty();
+        request.send_headers(headers, ends);
+        if !ends && self.is_there() {
             request.send_data(body.as_bytes(), true);
         }
     }
 
     /// Answers by a gRPC status without a message.
-    fn send_status(&self, request: &Stream<'_>, status: Status) {
+    pub fn send_status(&self, request: &Stream<'_>, status: Status) {
         self.stage.set(Stage::Answered);
         request.send_headers(GRPC_HEADERS.into_iter().chain(status.headers()), true);
     }

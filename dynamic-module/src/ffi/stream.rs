@@ -4,12 +4,13 @@ use std::ffi::c_int;
 use std::marker::PhantomData;
 use std::ptr::{null, null_mut};
 
+use healthz_core::state::Level;
 use healthz_core::view::Counts;
 
 use super::callbacks::*;
 use super::connections;
 use super::types::{Buffer, Header, Pointer};
-use crate::envoy::{Level, Metric, Request, Setup, Waker};
+use crate::envoy::{Metric, Request, Setup, Waker};
 
 /// A configuration being loaded; lives for the hook.
 pub struct Loading<'a>(Pointer, PhantomData<&'a ()>);
@@ -23,11 +24,11 @@ impl Loading<'_> {
 }
 
 impl Setup for Loading<'_> {
-    fn counter(&self, name: &str, labels: &[&str]) -> Option<Metric> {
+    fn counter(&self, name: &str, labels: &[&str]) -> Metric {
         define(http_filter_config_define_counter, self.0, name, labels)
     }
 
-    fn gauge(&self, name: &str, labels: &[&str]) -> Option<Metric> {
+    fn gauge(&self, name: &str, labels: &[&str]) -> Metric {
         define(http_filter_config_define_gauge, self.0, name, labels)
     }
 
@@ -38,13 +39,14 @@ impl Setup for Loading<'_> {
 
 type Define = unsafe fn(Pointer, Buffer, *const Buffer, usize, *mut usize) -> c_int;
 
-fn define(define: Define, config: Pointer, name: &str, labels: &[&str]) -> Option<Metric> {
+fn define(define: Define, config: Pointer, name: &str, labels: &[&str]) -> Metric {
     let mut id = 0;
     let result = with_labels(labels, |labels, count| {
         // SAFETY: `config` is of the configuration whose hook runs; Envoy copies all text.
         unsafe { define(config, Buffer::lend(name), labels, count, &raw mut id) }
     });
-    (result == 0).then_some(Metric(id))
+    // Envoy refuses what is done with a number that it has not given.
+    Metric(if result == 0 { id } else { usize::MAX })
 }
 
 /// An HTTP request of this worker, as long as its pointer is good.

@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use healthz_core::judgement::Verdict;
+use healthz_core::answer::Content;
+use healthz_core::judgement::{Health, Verdict};
 use healthz_core::view::Counts;
 
 use super::*;
@@ -27,14 +28,20 @@ struct FakeEnvoy {
     stats: RefCell<BTreeMap<String, u64>>,
 }
 
-const NAMES: [&str; 4] = ["probes", "transitions", "healthy", "grpc_checks"];
+const NAMES: [&str; 5] = [
+    "probes",
+    "transitions",
+    "healthy",
+    "grpc_checks",
+    "build_info",
+];
 
 impl Setup for FakeEnvoy {
-    fn counter(&self, name: &str, _: &[&str]) -> Option<Metric> {
-        NAMES.iter().position(|known| *known == name).map(Metric)
+    fn counter(&self, name: &str, _: &[&str]) -> Metric {
+        Metric(NAMES.iter().position(|known| *known == name).unwrap())
     }
 
-    fn gauge(&self, name: &str, labels: &[&str]) -> Option<Metric> {
+    fn gauge(&self, name: &str, labels: &[&str]) -> Metric {
         self.counter(name, labels)
     }
 
@@ -109,9 +116,11 @@ impl FakeEnvoy {
         let Action::Answer(answer) = begin(filter, self, true) else {
             return None;
         };
-        match answer {
-            Answer::Http { status, body, .. } => Some((status.to_owned(), body.into_owned())),
-            Answer::Grpc(status) => Some((format!("{status:?}"), String::new())),
+        let status = answer.response.outcome.status().to_string();
+        match answer.response.content {
+            Content::Http { .. } if answer.head => Some((status, String::new())),
+            Content::Http { body, .. } => Some((status, body.into_owned())),
+            Content::Grpc => Some((format!("gRPC {status}"), String::new())),
         }
     }
 }
@@ -187,7 +196,7 @@ fn another_route_is_not_queried() {
     assert_eq!(envoy.get(&filter, "/r"), answer("200", "ok"));
     let log = envoy.log.borrow();
     assert!(
-        log[0].contains("/r is unhealthy: no way to ask for cluster \"c\""),
+        log[0].contains("/r is unhealthy: cannot read cluster \"c\""),
         "{log:?}"
     );
 }
@@ -211,7 +220,9 @@ fn a_change_is_logged_and_counted_once() {
         ["envoy-healthz[default]: /change is healthy"]
     );
     let stats: Vec<_> = envoy.stats.borrow().clone().into_iter().collect();
+    let version = format!("build_info[\"default\", {:?}]", env!("CARGO_PKG_VERSION"));
     let expected = [
+        (version.as_str(), 1),
         (r#"healthy["default", "/change"]"#, 1),
         (r#"probes["default", "/change", "200"]"#, 1),
         // A series begins at 0: the first of these must not hide from whoever asks for the increase.
@@ -266,8 +277,8 @@ fn a_request_that_reaches_no_cluster() {
     assert_eq!(envoy.get(&filter, "/way"), answer("503", "unavailable"));
     let healthy = r#"healthy["default", "/way"]"#;
     assert_eq!(envoy.stats.borrow().get(healthy), Some(&0));
-    let why = "no way to ask for cluster \"c\": its listener has no network filter of this module, \
-        and the route leads to no cluster that Envoy knows";
+    let why = "cannot read cluster \"c\": this route leads to no cluster that Envoy knows. \
+        Add the network filter (docs/module.md, Several clusters)";
     let line = format!("envoy-healthz[default]: /way is unhealthy: {why}");
     assert_eq!(envoy.log.borrow()[..], [line]);
 }
@@ -376,15 +387,14 @@ fn the_request_decides_the_form() {
     }
     envoy.headers.insert(":method", "HEAD");
     assert_eq!(envoy.ask(&filter, "/form?x"), answer("200", ""));
-    let head = answered(&filter, &envoy);
-    assert!(matches!(head, Answer::Http { length: 2, .. }), "{head:?}");
+    assert!(answered(&filter, &envoy).head);
     envoy.headers.insert(":method", "POST");
     assert_eq!(
         envoy.ask(&filter, "/form"),
         answer("405", "method not allowed")
     );
     envoy.headers.insert("content-type", "application/grpc");
-    assert_eq!(envoy.ask(&filter, "/form"), answer("Ok", ""));
+    assert_eq!(envoy.ask(&filter, "/form"), answer("gRPC 200", ""));
 }
 
 /// A filter that answers for `""` and `a` by the cluster `c`, and for `live` by none.
@@ -468,8 +478,8 @@ fn a_check_says_what_a_probe_says() {
     let reply = envoy.call(&filter, &[b"\x01\0\0\0\x03"]);
     assert_eq!(failed(reply), Status::Unimplemented);
     // The end of the stream with the headers: no message.
-    let no_message = Answer::Grpc(Status::InvalidArgument);
-    assert_eq!(answered(&filter, &envoy), no_message);
+    let no_message = begin(&filter, &envoy, true);
+    assert!(matches!(no_message, Action::Fail(Status::InvalidArgument)));
 
     // What followed came too quickly to be a transition.
     let expected = [
@@ -613,9 +623,9 @@ fn a_watch_hears_of_a_drain() {
     };
     let sent = |health: Health| status(health.into());
     assert_eq!(watch(&mut envoy), sent(Health::Unhealthy));
-    assert_eq!(envoy.get(&filter, "/live"), answer("Ok", ""));
+    assert_eq!(envoy.get(&filter, "/live"), answer("gRPC 200", ""));
     assert_eq!(watch(&mut envoy), sent(Health::Unhealthy));
-    assert_eq!(envoy.get(&filter, "/drain"), answer("Ok", ""));
+    assert_eq!(envoy.get(&filter, "/drain"), answer("gRPC 200", ""));
     assert_eq!(watch(&mut envoy), sent(Health::Healthy));
     // A drain is no transition of the endpoint.
     assert_eq!(envoy.log.borrow().len(), 2);

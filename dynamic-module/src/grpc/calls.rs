@@ -8,6 +8,7 @@ use super::wire::{Call, Method, ServingStatus, Status, status, statuses};
 use crate::envoy::Request;
 use crate::filter::Filter;
 use crate::source::WorkerView;
+use crate::stats::Counted;
 
 /// The answer to a call.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,7 +49,8 @@ impl Filter {
                 let (index, endpoint) = self.service(&call.service()?).ok_or(Status::NotFound)?;
                 let view = WorkerView::new(request, endpoint);
                 let verdict = judge(endpoint, &view);
-                self.recorder.check(index, &verdict, request);
+                let counted = Counted::Check(verdict.health);
+                self.recorder.answer(index, &verdict, counted, request);
                 Ok(Reply::Message(status(verdict.health.into())))
             }
             Method::List => {

@@ -69,7 +69,7 @@ enum Encoding {
     Other,
 }
 
-/// What a service is told to be.
+/// What is said of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
 #[repr(i32)]
 pub enum ServingStatus {
@@ -94,14 +94,14 @@ struct Request {
 #[derive(Clone, PartialEq, Eq, Message)]
 struct ListRequest {}
 
-/// What Check and Watch are told.
+/// What Check and Watch are answered.
 #[derive(Clone, PartialEq, Eq, Message)]
 struct Response {
     #[prost(enumeration = "ServingStatus", tag = "1")]
     status: i32,
 }
 
-/// What List is told: on the wire a map from names to statuses.
+/// What List is answered: on the wire a map from names to statuses.
 #[derive(Clone, PartialEq, Eq, Message)]
 struct ListResponse {
     #[prost(message, repeated, tag = "1")]
@@ -272,13 +272,13 @@ fn decompress<'a, D: Read>(
     }
 }
 
-/// The message that tells a service's status to Check and Watch.
+/// The message of Check and Watch that has a service's status.
 pub fn status(status: ServingStatus) -> Vec<u8> {
     let status = status.into();
     frame(&Response { status })
 }
 
-/// The message that tells List all services.
+/// The message of List that has all services.
 pub fn statuses<'a>(services: impl Iterator<Item = (&'a str, ServingStatus)>) -> Vec<u8> {
     let entry = |(service, status): (&str, ServingStatus)| ListEntry {
         service: Some(service.to_owned()),
@@ -338,7 +338,7 @@ mod tests {
         check(&body(3, b"\x0a\x01a"), Ok("a"));
         check(&body(0, b""), Ok(""));
         check(&body(2, b"\x0a\0"), Ok(""));
-        // Fields that nobody knows are left alone, of one that comes twice the last one counts.
+        // Unknown fields are left alone, of one that comes twice the last one counts.
         check(&body(8, b"\x10\x05\x0a\x01a\x0a\x01b"), Ok("b"));
         // A name of 4093 bytes, with what says so, is the longest; one byte more is too long.
         let name = "n".repeat(4093);
@@ -441,7 +441,7 @@ mod tests {
         check_encoded(Method::Check, "gzip", b"\x02\0\0\0\0", Err(InvalidArgument));
     }
 
-    /// A Watch is never told 12.
+    /// A Watch never ends with 12.
     #[test]
     fn what_cannot_be_decompressed() {
         use Method::{Check, List, Watch};

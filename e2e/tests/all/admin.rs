@@ -40,7 +40,7 @@ fn rows() -> Vec<Row> {
     // Either page, whichever Envoy gives up first.
     let either_timeout = "did not answer within admin_timeout_ms";
     let cut_off = "the reply to /clusters was lost after its headers: cut off";
-    let refused = "cannot reach the admin through admin_cluster (/clusters: 503)";
+    let refused = "cannot reach the admin through cluster \"admin_NAME\" (/clusters: 503)";
     let foreign = "/clusters answered 200 with a text that is not Envoy's";
     let not_sent = "has no host, or its circuit breaker is open";
     let part = b"c::127.0.0.1:9000::health_fl";
@@ -88,14 +88,15 @@ async fn check(
     max_stale: Duration,
     check: impl AsyncFn(&Running) + Clone + 'static,
 ) {
-    let causes: Vec<_> = rows.iter().map(|row| (row.broken, row.cause)).collect();
+    let cause = |row: &Row| (row.broken, row.cause.replace("NAME", row.broken));
+    let causes: Vec<_> = rows.iter().map(cause).collect();
     let played = play(rows, timeout, max_stale, check);
     let envoy = LocalSet::new().run_until(played).await;
     for (name, cause) in causes {
-        let mut lines = vec![(format!("/{name} is unhealthy: "), cause)];
+        let mut lines = vec![(format!("/{name} is unhealthy: "), cause.as_str())];
         // A whole page without our cluster is no fault of the admin's.
         if cause != UNKNOWN {
-            lines.push(("admin unavailable: ".to_owned(), cause));
+            lines.push(("admin unavailable: ".to_owned(), cause.as_str()));
             lines.push(("admin available again".to_owned(), ""));
         }
         for (text, cause) in lines {

@@ -58,7 +58,7 @@ fn what_the_wasm_build_alone_refuses() {
     refused(build.filter_text(&no_admin.to_string()), line);
     let mut module_only = smallest();
     module_only["grpc_health"] = json!({"services": {"": "/healthz"}});
-    let line = "envoy-healthz: grpc_health: is not for the wasm build";
+    let line = "envoy-healthz: grpc_health: needs the native module";
     refused(build.filter(&module_only), line);
 }
 

@@ -329,7 +329,7 @@ async fn draining_and_back(build: Build) {
     // The module's drain is Envoy's health_check filter, which says no more than its status.
     let draining = match build {
         Build::Wasm => {
-            "[-]envoy: not ready, /ready says 503 DRAINING\n[+]up 1/1 healthy\nhealthz check failed\n"
+            "[-]Envoy is not ready (/ready: 503 DRAINING)\n[+]up 1/1 healthy\nhealthz check failed\n"
         }
         Build::Module => "",
     };

@@ -66,6 +66,7 @@ mod judgement;
 mod listeners;
 mod local_replies;
 mod lua;
+mod meshes;
 mod metrics;
 mod module;
 mod not_the_admin;

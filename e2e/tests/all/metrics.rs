@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+mod info;
+
 both_builds! {
     no_two_paths_share_a_label,
     the_text_is_valid_whichever_paths,
@@ -238,8 +240,8 @@ async fn the_text_is_valid_whichever_paths(build: Build) {
             );
         }
     }
-    // The module counts probes with the first one that comes 10 ms after it did so last.
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    // The module counts probes with the first one that comes 50 ms after it did so last.
+    tokio::time::sleep(Duration::from_millis(60)).await;
     for port in ports {
         ask(port, "/last").await;
     }
@@ -288,6 +290,8 @@ async fn the_text_is_valid_whichever_paths(build: Build) {
         "envoy_healthz_healthy{",
         "envoy_healthz_admin_up{",
         "envoy_healthz_vm_memory_bytes{",
+        "envoy_healthz_snapshot_timestamp_seconds{filter=\"",
+        "envoy_healthz_build_info{filter=\"",
     ];
     for name in series.keys() {
         assert!(names.iter().any(|start| name.starts_with(start)), "{name}");

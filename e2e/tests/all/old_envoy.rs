@@ -22,7 +22,7 @@ fn refuses_the_module() {
         .filter(|line| line.contains("envoy-healthz: "))
         .collect();
     assert_eq!(ours.len(), 1, "{log}");
-    for part in ["this Envoy has no http_get_", "take Envoy 1.38 or later"] {
+    for part in ["this Envoy is too old (no http_get_", "use 1.38 or later"] {
         assert!(ours[0].contains(part), "{}", ours[0]);
     }
 }

@@ -147,8 +147,8 @@ async fn logs_and_stats(build: Build) {
     for _ in 0..4 {
         envoy.prober.send(Method::POST, "/healthz", &[]).await;
     }
-    // The module counts probes with the first one that comes 10 ms after it did so last.
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    // The module counts probes with the first one that comes 50 ms after it did so last.
+    tokio::time::sleep(Duration::from_millis(60)).await;
     envoy.get("/livez").await;
     let failed = format!(": 127.0.0.1:{live} failed_active_hc");
     check_log(&envoy, build.of_hosts(&failed));
@@ -250,7 +250,7 @@ async fn an_admin_that_goes_and_comes_back_is_logged_once_each() {
         Prober::http(envoy.port).wait_for(200).await;
         let admin_port = fake.port;
         drop(fake);
-        let cannot = "cannot reach the admin through admin_cluster";
+        let cannot = "cannot reach the admin through cluster \"local_admin\"";
         let gone = format!("envoy-healthz[default]: admin unavailable: {cannot}");
         let gone = ["[warning]", gone.as_str()];
         until("the admin is gone", async || {

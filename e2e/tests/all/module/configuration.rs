@@ -9,25 +9,25 @@ use serde_json::json;
 fn what_is_not_for_the_module_is_refused() {
     module::folder();
     let endpoints = json!([{"path": "/healthz", "clusters": ["a"]}]);
-    let no_admin = "it asks no admin";
-    let no_snapshot = "it has no snapshot";
+    let itself = "which reads host counts itself";
+    let no_snapshot = "which has no snapshot";
     let drain = "put Envoy's health_check filter";
     for (field, value, reason) in [
-        ("admin_cluster", json!("a"), no_admin),
-        ("admin_timeout_ms", json!(1000), no_admin),
+        ("admin_cluster", json!("a"), itself),
+        ("admin_timeout_ms", json!(1000), itself),
         ("max_age_ms", json!(0), no_snapshot),
         ("max_stale_ms", json!(0), no_snapshot),
         ("refresh_interval_ms", json!(100), no_snapshot),
         ("fail_when_draining", json!(true), drain),
     ] {
         let config = json!({field: value, "endpoints": endpoints});
-        let line = format!("envoy-healthz: {field}: is not for the dynamic module");
+        let line = format!("envoy-healthz: {field}: not supported by the module");
         refused(module::filter(&config), &line);
         refused(module::filter_of_struct(&config), &line);
         refused(module::filter(&config), reason);
     }
     let endpoint = json!({"path": "/", "clusters": [], "fail_when_draining": true});
-    let line = "envoy-healthz: endpoints[0].fail_when_draining: is not for the dynamic module";
+    let line = "envoy-healthz: endpoints[0].fail_when_draining: not supported by the module";
     refused(module::filter(&json!({"endpoints": [endpoint]})), line);
     let mut absent = module::filter_text("");
     let fields = absent["typed_config"].as_object_mut().unwrap();

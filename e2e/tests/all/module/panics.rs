@@ -188,7 +188,7 @@ impl Panicking {
     }
 
     fn caught(&self) -> usize {
-        let line = format!("envoy-healthz: a fault in {}, ", self.hook);
+        let line = format!("envoy-healthz: bug: panic in {} (", self.hook);
         self.envoy.logged(&[&line]).len()
     }
 
@@ -295,7 +295,7 @@ fn while_it_is_loaded() {
         ];
         let (exit, log) = validate_in(&config, &variables);
         assert_eq!(exit.code(), Some(1), "{hook}: {exit} {log}");
-        let caught = format!("a fault in {hook}, ");
+        let caught = format!("bug: panic in {hook} (");
         assert!(log.contains(&caught), "{hook}: {log}");
     }
 }

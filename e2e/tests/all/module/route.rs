@@ -29,7 +29,7 @@ async fn the_cluster_of_the_route() {
         ("/gone", "unknown", "no cluster that Envoy knows"),
     ] {
         let cause = format!(
-            "no way to ask for cluster {cluster:?}: its listener has no network filter of this module, and the route leads to {leads_to}"
+            "cannot read cluster {cluster:?}: this route leads to {leads_to}. Add the network filter (docs/module.md, Several clusters)"
         );
         let expected = format!("[-]{cause}\nhealthz check failed\n");
         let path_and_query = format!("{path}?verbose");

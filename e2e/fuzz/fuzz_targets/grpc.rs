@@ -9,7 +9,7 @@ use flate2::bufread::{GzEncoder, ZlibEncoder};
 use libfuzzer_sys::fuzz_target;
 
 #[allow(dead_code)]
-#[path = "../../dynamic-module/src/grpc/wire.rs"]
+#[path = "../../../dynamic-module/src/grpc/wire.rs"]
 mod wire;
 
 use wire::{Call, Method, Status};
