@@ -54,11 +54,10 @@ impl Gateway {
             .map(|cluster| cluster["name"].as_str().unwrap().to_owned());
         let clusters: Vec<_> = names.collect();
         let home = dump.at_home();
-        let admin = home.port(19000);
         for cluster in &clusters {
             home.set_endpoints(cluster, &[(free_port(), false)]);
         }
-        let envoy = Envoy::start_text(&home.config.to_string(), admin, &[]).await;
+        let envoy = Envoy::start(&home.config.to_string(), &[]).await;
         Self {
             home,
             envoy,

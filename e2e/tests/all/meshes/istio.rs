@@ -51,7 +51,7 @@ impl Gateway {
         // As pilot-agent does with ISTIO_BOOTSTRAP_OVERRIDE.
         let more = &of_kind(&shared, "ConfigMap")[0]["data"]["custom_bootstrap.json"];
         let arguments = ["--config-yaml", more.as_str().unwrap()];
-        let envoy = Envoy::start_text(&home.config.to_string(), service, &arguments).await;
+        let envoy = Envoy::start(&home.config.to_string(), &arguments).await;
         Self {
             home,
             envoy,

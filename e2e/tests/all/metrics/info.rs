@@ -30,14 +30,14 @@ async fn the_version_is_shown_as_long_as_a_listener_has_it(build: Build) {
     };
     is_shown("/old").await;
 
-    scraped.lds.replace(1, vec![listener("/new")]);
+    scraped.lds.replace(vec![listener("/new")]);
     is_shown("/new").await;
     scraped
         .wait_for_end(build, &healthy("default", "/old"))
         .await;
     is_shown("/new").await;
 
-    scraped.lds.replace(2, vec![]);
+    scraped.lds.replace(vec![]);
     eventually("the version is gone", async || {
         let last = scraped.series().await.get(BUILD_INFO).copied();
         // No gauge of the wasm build can go.
