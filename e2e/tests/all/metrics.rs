@@ -1,20 +1,19 @@
 //! Metrics as Prometheus gets them, and the alerts of `envoy/monitoring/rules.yaml` on them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use e2e::config::{bootstrap, cluster, with_tcp_check};
+use e2e::config::{Config, cluster, with_tcp_check};
 use e2e::envoy::Envoy;
 use e2e::prober::Prober;
 use e2e::xds::Lds;
-use e2e::{Build, TcpHost, eventually, free_port, root};
+use e2e::{Build, TcpHost, eventually, exchange, free_port, root, until};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 mod info;
+mod promtool;
+
+use promtool::{alerts, readable};
 
 both_builds! {
     no_two_paths_share_a_label,
@@ -22,13 +21,6 @@ both_builds! {
     the_alert_fires_for_a_dead_backend_and_not_for_an_endpoint_that_nobody_asks,
     an_endpoint_that_is_gone_raises_no_alert,
     an_endpoint_that_nobody_asks_has_no_gauge,
-}
-
-/// Prometheus' own tool, which `make` fetches.
-fn promtool() -> PathBuf {
-    let path = root().join(".tools/promtool");
-    assert!(path.exists(), "{path:?} is missing: run make promtool");
-    path
 }
 
 /// An Envoy with these listeners, and the `stats_config` of `envoy/envoy.yaml`. Cluster `live` has a
@@ -42,27 +34,20 @@ struct Scraped {
 impl Scraped {
     async fn start(listeners: Vec<Value>) -> Self {
         let (host, live) = TcpHost::on_free_port().await;
-        let admin = free_port();
-        let clusters = vec![
-            with_tcp_check(cluster("live", &[live])),
-            with_tcp_check(cluster("dead", &[free_port()])),
-        ];
-        let mut config = bootstrap(admin, vec![], clusters);
-        let lds = Lds::add_to(&mut config, listeners);
+        let lds = Lds::new(listeners);
+        let config = Config::new()
+            .lds(&lds)
+            .cluster(with_tcp_check(cluster("live", &[live])))
+            .cluster(with_tcp_check(cluster("dead", &[free_port()])));
         let shipped = std::fs::read_to_string(root().join("envoy/envoy.yaml")).unwrap();
-        let arguments = [
-            "--config-yaml",
-            stats_config(&shipped),
-            "--drain-time-s",
-            "1",
-        ];
-        let envoy = Envoy::start(&config.to_string(), &arguments).await;
+        let stats = stats_config(&shipped);
+        let arguments = ["--config-yaml", stats, "--drain-time-s", "1"];
+        let envoy = config.start_with(&arguments).await;
         for (name, healthy) in [("live", 1), ("dead", 0)] {
             let stat = format!("cluster.{name}.membership_healthy");
             let checks = format!("cluster.{name}.health_check.attempt");
-            eventually("hosts are checked", async || {
-                let checked = envoy.stat(&checks).await > 0;
-                (checked && envoy.stat(&stat).await == healthy).then_some(())
+            until("hosts are checked", async || {
+                envoy.stat(&checks).await > 0 && envoy.stat(&stat).await == healthy
             })
             .await;
         }
@@ -94,8 +79,8 @@ impl Scraped {
 
     /// Polls until a series has this value.
     async fn wait_for(&self, name: &str, value: u64) {
-        eventually(&format!("{name} is {value}"), async || {
-            (self.series().await.get(name) == Some(&value)).then_some(())
+        until(&format!("{name} is {value}"), async || {
+            self.series().await.get(name) == Some(&value)
         })
         .await;
     }
@@ -103,9 +88,9 @@ impl Scraped {
     /// Polls until the gauge of an endpoint that is gone is gone as well, or 1: no gauge of the wasm
     /// build can go.
     async fn wait_for_end(&self, build: Build, name: &str) {
-        eventually(&format!("{name} ends"), async || {
+        until(&format!("{name} ends"), async || {
             let last = self.series().await.get(name).copied();
-            (last == (build == Build::Wasm).then_some(1)).then_some(())
+            last == (build == Build::Wasm).then_some(1)
         })
         .await;
     }
@@ -133,87 +118,14 @@ fn named(build: Build, port: u16, name: &str, endpoints: &[(&str, &str)]) -> Val
     build.listener(port, &filter)
 }
 
+/// Probes a path as it is, on a connection of its own; gives the answer.
+async fn probe(port: u16, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+    exchange(port, request.as_bytes()).await
+}
+
 fn healthy(filter: &str, path: &str) -> String {
     format!("envoy_healthz_healthy{{filter=\"{filter}\",path=\"{path}\"}}")
-}
-
-/// Asks for a path as it stands, on a connection of its own; gives the answer's first line.
-async fn ask(port: u16, path: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    let answer = String::from_utf8_lossy(&answer);
-    answer.lines().next().unwrap_or_default().to_owned()
-}
-
-/// Whether Prometheus can read a text; its parser's complaint if not.
-fn readable(text: &str) -> Result<(), String> {
-    let mut child = Command::new(promtool())
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("promtool runs");
-    let mut input = child.stdin.take().expect("a pipe");
-    let text = text.to_owned();
-    let writer = std::thread::spawn(move || std::io::Write::write_all(&mut input, text.as_bytes()));
-    let output = child.wait_with_output().expect("promtool ends");
-    let _ = writer.join();
-    match output.status.code() {
-        // 3: readable, but with names that promtool would rather not see, such as Envoy's own.
-        Some(0 | 3) => Ok(()),
-        _ => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-    }
-}
-
-/// What Prometheus, scraping this text for ten minutes, says to a rule of `rules.yaml`: whether the
-/// alerts that fire are just these, each a filter's name and a path.
-fn alerts(text: &str, alert: &str, expected: &[(&str, &str)]) -> Result<(), String> {
-    let series: Vec<_> = text
-        .lines()
-        .filter(|line| line.starts_with("envoy_healthz_"))
-        .map(|line| {
-            let (name, value) = line.rsplit_once(' ').expect("a value");
-            let name = name.replacen('{', "{instance=\"pod-1\",", 1);
-            json!({"series": name, "values": format!("{value}x10")})
-        })
-        .collect();
-    let expected: Vec<_> = expected
-        .iter()
-        .map(|(filter, path)| {
-            let summary = format!(" pod-1: {path} is unhealthy (filter {filter})");
-            json!({
-                "exp_labels": {
-                    "severity": "warning", "instance": "pod-1", "filter": filter, "path": path,
-                },
-                "exp_annotations": {"summary": summary},
-            })
-        })
-        .collect();
-    let test = json!({
-        "rule_files": [root().join("envoy/monitoring/rules.yaml")],
-        "evaluation_interval": "1m",
-        "tests": [{
-            "interval": "1m",
-            "input_series": series,
-            "alert_rule_test": [{"alertname": alert, "eval_time": "5m", "exp_alerts": expected}],
-        }],
-    });
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let path = dir.path().join("test.yaml");
-    std::fs::write(&path, test.to_string()).expect("the test can be written");
-    let output = Command::new(promtool())
-        .args(["test", "rules"])
-        .arg(&path)
-        .output()
-        .expect("promtool runs");
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-    }
 }
 
 /// Paths that differ only where Prometheus would have put `_`, two filters that have all of them, and
@@ -233,17 +145,14 @@ async fn the_text_is_valid_whichever_paths(build: Build) {
     let scraped = Scraped::start(listeners).await;
     for path in paths.iter().chain(&odd) {
         for (port, status) in ports.into_iter().zip([200, 503]) {
-            let answer = ask(port, path).await;
-            assert!(
-                answer.starts_with(&format!("HTTP/1.1 {status}")),
-                "{path}: {answer}"
-            );
+            let (answer, start) = (probe(port, path).await, format!("HTTP/1.1 {status}"));
+            assert!(answer.starts_with(&start), "{path}: {answer}");
         }
     }
     // The module counts probes with the first one that comes 50 ms after it did so last.
     tokio::time::sleep(Duration::from_millis(60)).await;
     for port in ports {
-        ask(port, "/last").await;
+        probe(port, "/last").await;
     }
     for path in paths.iter().chain(&odd) {
         let path = path.replace('\\', "\\\\").replace('"', "\\\"");
@@ -255,34 +164,35 @@ async fn the_text_is_valid_whichever_paths(build: Build) {
             };
             let probes = format!("envoy_healthz_probes{{filter=\"{filter}\",{labels}}}");
             scraped.wait_for(&probes, 1).await;
-            let transitions =
-                format!("envoy_healthz_transitions{{filter=\"{filter}\",path=\"{path}\"}}");
+            let labels = format!("{{filter=\"{filter}\",path=\"{path}\"}}");
+            let transitions = format!("envoy_healthz_transitions{labels}");
             scraped.wait_for(&transitions, 1).await;
             scraped.wait_for(&healthy(filter, &path), value).await;
         }
     }
+    check_the_rest(build, &scraped).await;
+    let text = scraped.text().await;
+    readable(&text).unwrap();
+    let broken = "envoy_healthz_broken{path=\"/say\"hi\"\"} 1";
+    readable(&format!("{text}{broken}\n")).unwrap_err();
+}
+
+/// What the wasm build alone shows; and nothing of ours is named in another way.
+async fn check_the_rest(build: Build, scraped: &Scraped) {
     let series = scraped.series().await;
     if build == Build::Wasm {
+        let value = |name: String| series.get(&name).copied().unwrap_or_default();
         for filter in ["default", "other-1"] {
-            let label = format!("{{filter=\"{filter}\"}}");
-            assert_eq!(
-                series.get(&format!("envoy_healthz_admin_up{label}")),
-                Some(&1)
-            );
-            let succeeded =
-                format!("envoy_healthz_refreshes{{filter=\"{filter}\",result=\"succeeded\"}}");
+            let label = format!("filter=\"{filter}\"");
+            let refreshes = format!("{{{label},result=\"succeeded\"}}");
+            assert_eq!(value(format!("envoy_healthz_admin_up{{{label}}}")), 1);
             assert!(
-                series.get(&succeeded).is_some_and(|&count| count > 0),
+                value(format!("envoy_healthz_refreshes{refreshes}")) > 0,
                 "{series:#?}"
             );
         }
-        assert!(
-            series
-                .get("envoy_healthz_vm_memory_bytes{}")
-                .is_some_and(|&bytes| bytes > 0)
-        );
+        assert!(value("envoy_healthz_vm_memory_bytes{}".to_owned()) > 0);
     }
-    // Nothing of ours is named in another way.
     let names = [
         "envoy_healthz_probes{",
         "envoy_healthz_refreshes{",
@@ -296,26 +206,14 @@ async fn the_text_is_valid_whichever_paths(build: Build) {
     for name in series.keys() {
         assert!(names.iter().any(|start| name.starts_with(start)), "{name}");
     }
-    let text = scraped.text().await;
-    readable(&text).unwrap();
-    readable(&format!(
-        "{text}envoy_healthz_broken{{path=\"/say\"hi\"\"}} 1\n"
-    ))
-    .unwrap_err();
 }
 
 async fn the_alert_fires_for_a_dead_backend_and_not_for_an_endpoint_that_nobody_asks(build: Build) {
     let (port, unasked) = (free_port(), free_port());
-    let listeners = vec![
-        named(
-            build,
-            port,
-            "default",
-            &[("/healthz", "dead"), ("/livez", "live")],
-        ),
-        named(build, unasked, "unasked", &[("/healthz", "dead")]),
-    ];
-    let scraped = Scraped::start(listeners).await;
+    let both = [("/healthz", "dead"), ("/livez", "live")];
+    let probed = named(build, port, "default", &both);
+    let unasked = named(build, unasked, "unasked", &[("/healthz", "dead")]);
+    let scraped = Scraped::start(vec![probed, unasked]).await;
     for name in scraped.series().await.keys() {
         let early = name.starts_with("envoy_healthz_healthy");
         assert!(!early, "{name} before the first verdict");
@@ -336,22 +234,12 @@ async fn the_alert_fires_for_a_dead_backend_and_not_for_an_endpoint_that_nobody_
 /// An endpoint is renamed, then its whole listener is removed, while its backend is dead.
 async fn an_endpoint_that_is_gone_raises_no_alert(build: Build) {
     let (port, other) = (free_port(), free_port());
-    let second = || {
-        named(
-            build,
-            other,
-            "other",
-            &[("/healthz", "dead"), ("/old", "dead")],
-        )
+    let of = |port, name, path| {
+        let endpoints = [("/healthz", "dead"), (path, "dead")];
+        named(build, port, name, &endpoints)
     };
-    let first = |path| {
-        named(
-            build,
-            port,
-            "default",
-            &[("/healthz", "dead"), (path, "dead")],
-        )
-    };
+    let second = || of(other, "other", "/old");
+    let first = |path| of(port, "default", path);
     let scraped = Scraped::start(vec![first("/old"), second()]).await;
     for port in [port, other] {
         for path in ["/healthz", "/old"] {
@@ -365,17 +253,14 @@ async fn an_endpoint_that_is_gone_raises_no_alert(build: Build) {
     }
 
     scraped.lds.replace(vec![first("/new"), second()]);
-    eventually("the new path is answered", async || {
-        (Prober::http(port).get("/new").await.status == 503).then_some(())
-    })
-    .await;
+    Prober::http(port).wait_for_answer("/new", 503, "").await;
     scraped.wait_for(&healthy("default", "/new"), 0).await;
     let end = async |path| {
         let name = healthy("default", path);
         scraped.wait_for_end(build, &name).await;
     };
     end("/old").await;
-    // The module shows an endpoint once it has been asked with its new configuration.
+    // The module shows an endpoint once it has been probed with its new configuration.
     Prober::http(port).wait_for(503).await;
     scraped.wait_for(&healthy("default", "/healthz"), 0).await;
     let left = [
@@ -393,21 +278,15 @@ async fn an_endpoint_that_is_gone_raises_no_alert(build: Build) {
     scraped.alerts(&left[2..]).await;
 }
 
-/// What each alert says of pods that are unhealthy, drain, hang, end, or cannot ask the admin: over minutes and
+/// What each alert says of pods that are unhealthy, drain, hang, end, or cannot reach the admin: over minutes and
 /// more, which nobody waits for here.
 #[test]
 fn the_rules_pass_their_unit_tests() {
     let rows = root().join("e2e/tests/rules_test.yaml");
-    let output = Command::new(promtool())
-        .args(["test", "rules"])
-        .arg(rows)
-        .output()
-        .expect("promtool runs");
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{complaint}");
+    promtool::test_rules(&rows).unwrap();
 }
 
-/// Though another endpoint of the same filter is asked.
+/// Though another endpoint of the same filter is probed.
 async fn an_endpoint_that_nobody_asks_has_no_gauge(build: Build) {
     let port = free_port();
     let endpoints = [("/healthz", "dead"), ("/unasked", "dead")];
@@ -428,7 +307,7 @@ async fn no_two_paths_share_a_label(build: Build) {
     let endpoints: Vec<_> = paths_of.map(|(nth, path)| (*path, of(nth))).collect();
     let scraped = Scraped::start(vec![named(build, port, "default", &endpoints)]).await;
     for (nth, path) in paths.iter().enumerate() {
-        let answer = ask(port, path).await;
+        let answer = probe(port, path).await;
         let status = ["503", "200"][nth % 2];
         assert!(answer.contains(status), "{path}: {answer}");
     }

@@ -80,7 +80,7 @@ async fn an_update_that_asks_for_the_same_keeps_what_is_known() {
             let fake = FakeAdmin::start(healthy()).await;
             let port = free_port();
             let mut config = json!({
-                    "admin_cluster": "local_admin",
+                "admin_cluster": "local_admin",
                 "max_stale_ms": 60000,
                 "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
             });
