@@ -30,6 +30,14 @@ impl Config {
         Self(config).cluster(cluster("local_admin", &[admin]))
     }
 
+    /// Where its admin listens.
+    pub fn admin_port(&self) -> u16 {
+        let port = &self["admin"]["address"]["socket_address"]["port_value"];
+        port.as_u64()
+            .and_then(|port| port.try_into().ok())
+            .expect("a port")
+    }
+
     /// Has `local_admin` reach what listens on this port instead.
     pub fn fake_admin(mut self, port: u16) -> Self {
         self["static_resources"]["clusters"][0] = cluster("local_admin", &[port]);
@@ -172,32 +180,8 @@ pub fn healthz_text(config: &str) -> Value {
     })
 }
 
-/// The smallest configuration, `/healthz` for the cluster `c`, with these fields added or replaced.
-pub fn healthz_with(fields: &Value) -> Value {
-    let mut config = json!({
-        "admin_cluster": "local_admin",
-        "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
-    });
-    let fields = fields.as_object().expect("fields").clone();
-    config.as_object_mut().expect("an object").extend(fields);
-    healthz(&config)
-}
-
-/// The smallest configuration: `/healthz` for this cluster.
-pub fn healthz_for(cluster: &str) -> Value {
-    healthz(&json!({
-        "admin_cluster": "local_admin",
-        "endpoints": [{"path": "/healthz", "clusters": [cluster]}],
-    }))
-}
-
-/// A Lua script that does what the article's does, for this cluster: it asks the admin for
-/// `/clusters` with a timeout of 50 ms and searches the text for a healthy host.
-pub fn lua_for(cluster: &str) -> Value {
-    lua(cluster, "local_admin")
-}
-
-/// The same with this way to the admin.
+/// A Lua script that does what the article's does, for this cluster: it GETs `/clusters` of the admin with
+/// a timeout of 50 ms and searches the text for a healthy host.
 pub fn lua(cluster: &str, admin_cluster: &str) -> Value {
     let script = format!(
         r#"
@@ -371,19 +355,9 @@ pub fn pipe(path: &str) -> Value {
     json!({"pipe": {"path": path}})
 }
 
-/// Until its last user is converted: see [`Config`].
+/// Until its last users, `module/panics.rs` and `module/grpc_health`, are converted: see [`Config`].
 pub fn bootstrap(admin_port: u16, listeners: Vec<Value>, clusters: Vec<Value>) -> Value {
-    bootstrap_with_fake(admin_port, admin_port, listeners, clusters)
-}
-
-/// The same.
-pub fn bootstrap_with_fake(
-    admin_port: u16,
-    fake_port: u16,
-    listeners: Vec<Value>,
-    clusters: Vec<Value>,
-) -> Value {
-    let config = Config::new().fake_admin(fake_port);
+    let config = Config::new().fake_admin(admin_port);
     let mut config = config.clusters(clusters).listeners(listeners);
     config["admin"]["address"] = address("127.0.0.1", admin_port);
     config.0

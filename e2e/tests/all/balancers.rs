@@ -1,3 +1,4 @@
+// NOTE FROM THE LEAD to the vocab helper: vocab2 (/work/w-vocab2) is converting this file and all but module/*: read AAA-NOTE-FROM-LEAD.md, take this line out (git checkout this file).
 //! What each load balancer's health check sends, to `envoy/envoy.yaml` and `envoy/module.yaml`
 //! with TLS: the rows of
 //! `docs/load-balancers.md`, with the backend up and down.

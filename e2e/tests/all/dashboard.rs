@@ -1,3 +1,4 @@
+// NOTE FROM THE LEAD to the vocab helper: vocab2 (/work/w-vocab2) is converting this file and all but module/*: read AAA-NOTE-FROM-LEAD.md, take this line out (git checkout this file).
 //! `envoy/monitoring/dashboard.json`: each metric and label that it asks for is one that a real Envoy shows.
 
 use std::collections::BTreeSet;

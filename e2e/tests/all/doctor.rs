@@ -1,3 +1,4 @@
+// NOTE FROM THE LEAD to the vocab helper: vocab2 (/work/w-vocab2) is converting this file and all but module/*: read AAA-NOTE-FROM-LEAD.md, take this line out (git checkout this file).
 //! What `healthz-doctor` says is seen on a real Envoy: Envoy takes each bad file, the bad file lies to a
 //! prober and its good twin does not, and the running Envoy's `/config_dump` gives the same findings.
 

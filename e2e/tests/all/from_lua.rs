@@ -1,3 +1,4 @@
+// NOTE FROM THE LEAD to the vocab helper: vocab2 (/work/w-vocab2) is converting this file and all but module/*: read AAA-NOTE-FROM-LEAD.md, take this line out (git checkout this file).
 //! `docs/from-lua.md`: its steps, applied to the Lua script's configuration in the article's form. What is before
 //! the steps and what is after them both run, both follow the backend, and each difference that the page names
 //! shows.

@@ -1,3 +1,4 @@
+// NOTE FROM THE LEAD to the vocab helper: vocab2 (/work/w-vocab2) is converting this file and all but module/*: read AAA-NOTE-FROM-LEAD.md, take this line out (git checkout this file).
 //! `envoy/gke/envoy.yaml` and `envoy/gke/module/envoy.yaml`: what they have more than the files of `envoy/`, and the
 //! listener for Prometheus.
 

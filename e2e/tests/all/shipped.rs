@@ -1,3 +1,4 @@
+// NOTE FROM THE LEAD to the vocab helper: vocab2 (/work/w-vocab2) is converting this file and all but module/*: read AAA-NOTE-FROM-LEAD.md, take this line out (git checkout this file).
 //! `envoy/envoy.yaml` and `envoy/module.yaml` as users copy them: TLS, HTTP/1.1 and HTTP/2, a real
 //! gRPC backend.
 
