@@ -1,11 +1,9 @@
 //! What is measured, and an Envoy with a listener for each of them.
 
-use e2e::config::{
-    Config, cluster, health_check, healthz, listener_with_routes, lua, with_tcp_check,
-};
+use e2e::config::{Config, cluster, health_check, listener_with_routes, lua, with_tcp_check};
 use e2e::envoy::Envoy;
 use e2e::prober::Prober;
-use e2e::{free_port, module};
+use e2e::{Build, free_port, module};
 use serde_json::{Value, json};
 
 use crate::load::{self, Load};
@@ -141,7 +139,7 @@ pub fn filter(subject: &str) -> Value {
     for (field, value) in more.as_object().expect("fields") {
         config[field] = value.clone();
     }
-    healthz(&config)
+    Build::Wasm.filter(&config)
 }
 
 /// The same bytes as ours, without any filter.
