@@ -253,7 +253,10 @@ async fn an_endpoint_that_is_gone_raises_no_alert(build: Build) {
     }
 
     scraped.lds.replace(vec![first("/new"), second()]);
-    Prober::http(port).wait_for_answer("/new", 503, "").await;
+    until("the new path is answered", async || {
+        Prober::http(port).get("/new").await.status == 503
+    })
+    .await;
     scraped.wait_for(&healthy("default", "/new"), 0).await;
     let end = async |path| {
         let name = healthy("default", path);

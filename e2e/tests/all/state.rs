@@ -132,5 +132,9 @@ fn listener(build: Build, port: u16, text: &str, config: &Value) -> Value {
 
 /// Waits until the listener with this text answers new connections; the filter is not probed.
 async fn in_force(port: u16, text: &str) {
-    Prober::http(port).wait_for_answer("/", 418, text).await;
+    until(&format!("the listener of {text} is in force"), async || {
+        let answer = Prober::http(port).try_get("/").await;
+        answer.is_ok_and(|answer| answer.body == text)
+    })
+    .await;
 }
