@@ -2,7 +2,8 @@
 //! `docs/local-replies.md`.
 
 use e2e::config::{
-    Config, address, cluster, cluster_of, host, listener_with_routes, manager, with_tcp_check,
+    Config, address, cluster, cluster_of, host, listener_with_routes, manager, typed,
+    with_tcp_check,
 };
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin, healthy};
@@ -61,14 +62,12 @@ async fn start(
 
 /// An access log in a file of this folder: the given line for each request, or those of a filter.
 fn access_log(folder: &TempDir, line: &str, filter: Option<Value>) -> Value {
-    let mut log = json!({
-        "name": "envoy.access_loggers.file",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
-            "path": folder.path().join("access"),
-            "log_format": {"text_format_source": {"inline_string": format!("{line}\n")}},
-        },
-    });
+    let format = json!({"inline_string": format!("{line}\n")});
+    let mut log = typed(
+        "envoy.access_loggers.file",
+        "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        json!({"path": folder.path().join("access"), "log_format": {"text_format_source": format}}),
+    );
     if let Some(filter) = filter {
         log["filter"] = filter;
     }
@@ -204,28 +203,20 @@ async fn a_mapper_that_turns_503_into_200(build: Build) {
 
 /// Envoy's custom_response filter, which makes 200 of each 503.
 fn custom_response() -> Value {
-    let any = |name: &str, config: Value| json!({"name": name, "typed_config": config});
-    let input = any(
-        "status",
-        json!({"@type": "type.googleapis.com/envoy.type.matcher.v3.HttpResponseStatusCodeMatchInput"}),
-    );
-    let action = any(
-        "action",
-        json!({
-            "@type": "type.googleapis.com/envoy.extensions.http.custom_response.local_response_policy.v3.LocalResponsePolicy",
-            "status_code": 200,
-            "body": {"inline_string": "we are sorry"},
-        }),
-    );
-    any(
+    let input = "envoy.type.matcher.v3.HttpResponseStatusCodeMatchInput";
+    let policy =
+        "envoy.extensions.http.custom_response.local_response_policy.v3.LocalResponsePolicy";
+    let sorry = json!({"status_code": 200, "body": {"inline_string": "we are sorry"}});
+    let matcher = json!({
+        "predicate": {"single_predicate": {
+            "input": typed("status", input, json!({})), "value_match": {"exact": "503"},
+        }},
+        "on_match": {"action": typed("action", policy, sorry)},
+    });
+    typed(
         "custom-response",
-        json!({
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.custom_response.v3.CustomResponse",
-            "custom_response_matcher": {"matcher_list": {"matchers": [{
-                "predicate": {"single_predicate": {"input": input, "value_match": {"exact": "503"}}},
-                "on_match": {"action": action},
-            }]}},
-        }),
+        "envoy.extensions.filters.http.custom_response.v3.CustomResponse",
+        json!({"custom_response_matcher": {"matcher_list": {"matchers": [matcher]}}}),
     )
 }
 
@@ -293,17 +284,17 @@ async fn what_counts_and_logs_probes(build: Build) {
 
 /// Envoy's admission_control, which refuses requests once one of twenty has failed.
 fn admission_control() -> Value {
-    json!({
-        "name": "admission-control",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.admission_control.v3.AdmissionControl",
+    typed(
+        "admission-control",
+        "envoy.extensions.filters.http.admission_control.v3.AdmissionControl",
+        json!({
             "success_criteria": {
                 "http_criteria": {"http_success_status": [{"start": 100, "end": 500}]},
                 "grpc_criteria": {"grpc_success_status": [0]},
             },
             "sampling_window": "10s",
-        },
-    })
+        }),
+    )
 }
 
 async fn admission_control_takes_503_for_a_failure(build: Build) {
