@@ -15,7 +15,8 @@ use tokio::task::JoinHandle;
 
 use crate::backend::{Backend, ping};
 use crate::config::{Config, cluster, listener_with_routes, lua, with_https2};
-use crate::envoy::{Envoy, Shipped};
+use crate::envoy::Envoy;
+use crate::shipped::Shipped;
 use crate::{Build, free_port, replaced, until};
 
 /// How the pods answer `/healthz`.

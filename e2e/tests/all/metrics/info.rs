@@ -2,6 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use e2e::eventually;
+
 use super::*;
 
 both_builds! {

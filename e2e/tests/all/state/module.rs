@@ -71,7 +71,7 @@ async fn led_elsewhere(with_a_watch: bool) {
     rds.replace(to("other"));
     agrees(&envoy, 503).await;
     if let Some(watch) = &watch {
-        assert_eq!(watch.told(), [SERVING]);
+        assert_eq!(watch.seen(), [SERVING]);
     }
     rds.replace(to("c"));
     agrees(&envoy, 200).await;
@@ -129,7 +129,7 @@ async fn an_outage_told_to_a_watch_on_the_old_listener() {
     agree(Build::Module, &sidecar.envoy, 503, last).await;
     sidecar.recovery().await;
     agree(Build::Module, &sidecar.envoy, 200, last).await;
-    assert_eq!(watch.told(), [SERVING, NOT_SERVING, SERVING]);
+    assert_eq!(watch.seen(), [SERVING, NOT_SERVING, SERVING]);
 }
 
 /// The host stops so soon after the first message that the change is recorded a moment after the only
@@ -145,7 +145,7 @@ async fn an_outage_told_to_the_only_watch_at_once() {
     sidecar.outage();
     watch.wait_for(NOT_SERVING).await;
     agree(Build::Module, &sidecar.envoy, 503, async || 503).await;
-    assert_eq!(watch.told(), [SERVING, NOT_SERVING]);
+    assert_eq!(watch.seen(), [SERVING, NOT_SERVING]);
 }
 
 /// `List` is a look at the whole, and no probe.
@@ -157,7 +157,7 @@ async fn a_list_is_not_recorded() {
     sidecar.agrees(port, 200).await;
     let connection = Connection::open(port).await;
     let list = async || {
-        let reply = connection.ask(&Sent::call(LIST, b"")).await;
+        let reply = connection.call(&Sent::call(LIST, b"")).await;
         reply.expect("an answer").body
     };
     let healthy = list().await;
