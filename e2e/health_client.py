@@ -1,8 +1,8 @@
-"""Asks a server for its health by grpcio's client of grpc.health.v1, and prints a line for each status.
+"""Calls grpc.health.v1 by grpcio's client, and prints a line for each status.
 
-health_client.py PORT CA check|list|watch|connect|ping SERVICE: over TLS with this certificate, or in the clear if
-CA is empty. A status is printed by its name, a failed call as `error CODE`; `list` prints NAME=STATUS. `connect`
-prints the states of a channel that compresses and watches the service by itself. `ping`, for which PORT may be
+health_client.py PORT CA calls|watch|connect|ping SERVICE: over TLS with this certificate, or in the clear if CA is
+empty. A status is printed by its name, a failed call as `error CODE`. `calls` reads lines `check SERVICE` and
+`list `, whose entries are printed as NAME=STATUS; an empty line follows each answer. `connect` prints the states of a channel that compresses and watches the service by itself. `ping`, for which PORT may be
 several, with commas, calls yages.Echo/Ping over such a channel that does not compress, and prints each call's code.
 """
 
@@ -17,11 +17,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 def channel(port, ca):
     target = f"127.0.0.1:{port}"
+    # A connection of its own.
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.ssl_target_name_override", "localhost")]
     if not ca:
-        return grpc.insecure_channel(target)
+        return grpc.insecure_channel(target, options[:1])
     with open(ca, "rb") as file:
         credentials = grpc.ssl_channel_credentials(file.read())
-    return grpc.secure_channel(target, credentials, [("grpc.ssl_target_name_override", "localhost")])
+    return grpc.secure_channel(target, credentials, options)
 
 
 def watching(ports, service, compression):
@@ -54,26 +56,39 @@ def name(answer):
     return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 
 
-def lines(stub, method, service):
-    request = health_pb2.HealthCheckRequest(service=service)
-    if method == "check":
-        yield name(stub.Check(request, timeout=10))
-    elif method == "list":
+def watch(stub, service):
+    try:
+        yield from map(name, stub.Watch(health_pb2.HealthCheckRequest(service=service)))
+    except grpc.RpcError as error:
+        yield f"error {error.code().value[0]}"
+
+
+def call(stub, method, service):
+    try:
+        if method == "check":
+            return [name(stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10))]
         statuses = stub.List(health_pb2.HealthListRequest(), timeout=10).statuses
-        yield from (f"{service}={name(statuses[service])}" for service in sorted(statuses))
-    else:
-        yield from map(name, stub.Watch(request))
+        return [f"{service}={name(statuses[service])}" for service in sorted(statuses)]
+    except grpc.RpcError as error:
+        return [f"error {error.code().value[0]}"]
+
+
+def calls(port, ca):
+    for line in sys.stdin:
+        method, service = line.rstrip("\n").split(" ", 1)
+        with channel(port, ca) as client:
+            yield from call(health_pb2_grpc.HealthStub(client), method, service)
+        yield ""
 
 
 port, ca, method, service = sys.argv[1:]
-try:
-    if method == "connect":
-        printed = states(port, service)
-    elif method == "ping":
-        printed = pings(port, service)
-    else:
-        printed = lines(health_pb2_grpc.HealthStub(channel(port, ca)), method, service)
-    for line in printed:
-        print(line, flush=True)
-except grpc.RpcError as error:
-    print("error", error.code().value[0], flush=True)
+if method == "calls":
+    printed = calls(port, ca)
+elif method == "watch":
+    printed = watch(health_pb2_grpc.HealthStub(channel(port, ca)), service)
+elif method == "connect":
+    printed = states(port, service)
+else:
+    printed = pings(port, service)
+for line in printed:
+    print(line, flush=True)

@@ -30,6 +30,14 @@ impl Config {
         Self(config).cluster(cluster("local_admin", &[admin]))
     }
 
+    /// Where its admin listens.
+    pub fn admin_port(&self) -> u16 {
+        let port = &self["admin"]["address"]["socket_address"]["port_value"];
+        port.as_u64()
+            .and_then(|port| port.try_into().ok())
+            .expect("a port")
+    }
+
     /// Has `local_admin` reach what listens on this port instead.
     pub fn fake_admin(mut self, port: u16) -> Self {
         self["static_resources"]["clusters"][0] = cluster("local_admin", &[port]);
@@ -118,23 +126,31 @@ pub fn listener_with_routes(
     routes: Vec<Value>,
 ) -> Value {
     let mut filters: Vec<_> = filters.into_iter().collect();
-    filters.push(json!({
-        "name": "envoy.filters.http.router",
-        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
-    }));
+    filters.push(typed(
+        "envoy.filters.http.router",
+        "envoy.extensions.filters.http.router.v3.Router",
+        json!({}),
+    ));
+    let manager = typed(
+        "envoy.filters.network.http_connection_manager",
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        json!({
+            "stat_prefix": "e2e",
+            "http_filters": filters,
+            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
+        }),
+    );
     json!({
         "name": format!("listener_{port}"),
         "address": address("127.0.0.1", port),
-        "filter_chains": [{"filters": [{
-            "name": "envoy.filters.network.http_connection_manager",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-                "stat_prefix": "e2e",
-                "http_filters": filters,
-                "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
-            },
-        }]}],
+        "filter_chains": [{"filters": [manager]}],
     })
+}
+
+/// An extension, like a filter: its name, its type and the fields of that.
+pub fn typed(name: &str, kind: &str, mut fields: Value) -> Value {
+    fields["@type"] = json!(format!("type.googleapis.com/{kind}"));
+    json!({"name": name, "typed_config": fields})
 }
 
 /// The connection manager of a listener: its last network filter.
@@ -146,58 +162,26 @@ pub fn manager(listener: &mut Value) -> &mut Value {
     &mut last.expect("a connection manager")["typed_config"]
 }
 
-/// Our filter, on for every route.
-pub fn healthz(config: &Value) -> Value {
-    healthz_text(&config.to_string())
-}
-
-/// The same with the configuration's text.
+/// The wasm build with the configuration's text, on for every route.
 pub fn healthz_text(config: &str) -> Value {
-    json!({
-        "name": "envoy-healthz",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
-            "config": {
-                "failure_policy": "FAIL_RELOAD",
-                "vm_config": {
-                    "runtime": "envoy.wasm.runtime.v8",
-                    "code": {"local": {"filename": wasm()}},
-                },
-                "configuration": {
-                    "@type": "type.googleapis.com/google.protobuf.StringValue",
-                    "value": config,
-                },
-            },
+    let text = "type.googleapis.com/google.protobuf.StringValue";
+    let config = json!({
+        "failure_policy": "FAIL_RELOAD",
+        "vm_config": {
+            "runtime": "envoy.wasm.runtime.v8",
+            "code": {"local": {"filename": wasm()}},
         },
-    })
-}
-
-/// The smallest configuration, `/healthz` for the cluster `c`, with these fields added or replaced.
-pub fn healthz_with(fields: &Value) -> Value {
-    let mut config = json!({
-        "admin_cluster": "local_admin",
-        "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
+        "configuration": {"@type": text, "value": config},
     });
-    let fields = fields.as_object().expect("fields").clone();
-    config.as_object_mut().expect("an object").extend(fields);
-    healthz(&config)
+    typed(
+        "envoy-healthz",
+        "envoy.extensions.filters.http.wasm.v3.Wasm",
+        json!({"config": config}),
+    )
 }
 
-/// The smallest configuration: `/healthz` for this cluster.
-pub fn healthz_for(cluster: &str) -> Value {
-    healthz(&json!({
-        "admin_cluster": "local_admin",
-        "endpoints": [{"path": "/healthz", "clusters": [cluster]}],
-    }))
-}
-
-/// A Lua script that does what the article's does, for this cluster: it asks the admin for
-/// `/clusters` with a timeout of 50 ms and searches the text for a healthy host.
-pub fn lua_for(cluster: &str) -> Value {
-    lua(cluster, "local_admin")
-}
-
-/// The same with this way to the admin.
+/// A Lua script that does what the article's does, for this cluster: it GETs `/clusters` of the admin with
+/// a timeout of 50 ms and searches the text for a healthy host.
 pub fn lua(cluster: &str, admin_cluster: &str) -> Value {
     let script = format!(
         r#"
@@ -215,26 +199,24 @@ function envoy_on_request(handle)
 end
 "#
     );
-    json!({
-        "name": "envoy.filters.http.lua",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
-            "default_source_code": {"inline_string": script},
-        },
-    })
+    typed(
+        "envoy.filters.http.lua",
+        "envoy.extensions.filters.http.lua.v3.Lua",
+        json!({"default_source_code": {"inline_string": script}}),
+    )
 }
 
 /// Envoy's own health_check filter on this path: so many percent of this cluster's hosts.
 pub fn health_check(path: &str, cluster: &str, percent: f64) -> Value {
-    json!({
-        "name": "envoy.filters.http.health_check",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.health_check.v3.HealthCheck",
+    typed(
+        "envoy.filters.http.health_check",
+        "envoy.extensions.filters.http.health_check.v3.HealthCheck",
+        json!({
             "pass_through_mode": false,
             "cluster_min_healthy_percentages": {cluster: {"value": percent}},
             "headers": [{"name": ":path", "string_match": {"exact": path}}],
-        },
-    })
+        }),
+    )
 }
 
 /// A static cluster of these ports of 127.0.0.1, without health checks.
@@ -277,14 +259,30 @@ pub fn with_http_check(mut cluster: Value) -> Value {
 }
 
 /// Has a cluster speak HTTP/2, and adds quick gRPC health checks to it.
-pub fn with_grpc_check(mut cluster: Value) -> Value {
+pub fn with_grpc_check(cluster: Value) -> Value {
+    let mut cluster = with_http2(cluster);
     cluster["health_checks"] = json!([quick(json!({"grpc_health_check": {}}))]);
-    cluster["typed_extension_protocol_options"] = json!({
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-            "explicit_http_config": {"http2_protocol_options": {}},
-        },
-    });
+    cluster
+}
+
+/// Has a cluster speak HTTP/2.
+pub fn with_http2(mut cluster: Value) -> Value {
+    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    cluster["typed_extension_protocol_options"] = json!({options: {
+        "@type": format!("type.googleapis.com/{options}"),
+        "explicit_http_config": {"http2_protocol_options": {}},
+    }});
+    cluster
+}
+
+/// Has a cluster speak HTTP/2 over TLS, the certificate not validated, as Google's load balancers do.
+pub fn with_https2(cluster: Value) -> Value {
+    let mut cluster = with_http2(cluster);
+    cluster["transport_socket"] = typed(
+        "envoy.transport_sockets.tls",
+        "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        json!({"common_tls_context": {"alpn_protocols": ["h2"]}}),
+    );
     cluster
 }
 
@@ -292,18 +290,17 @@ pub fn with_grpc_check(mut cluster: Value) -> Value {
 pub fn with_tls(mut listener: Value) -> Value {
     let certificate = certificate();
     let file = |name: &str| json!({"filename": certificate.join(name)});
-    listener["filter_chains"][0]["transport_socket"] = json!({
-        "name": "envoy.transport_sockets.tls",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-            "common_tls_context": {
-                "alpn_protocols": ["h2", "http/1.1"],
-                "tls_certificates": [
-                    {"certificate_chain": file("tls.crt"), "private_key": file("tls.key")},
-                ],
-            },
-        },
+    let context = json!({
+        "alpn_protocols": ["h2", "http/1.1"],
+        "tls_certificates": [
+            {"certificate_chain": file("tls.crt"), "private_key": file("tls.key")},
+        ],
     });
+    listener["filter_chains"][0]["transport_socket"] = typed(
+        "envoy.transport_sockets.tls",
+        "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        json!({"common_tls_context": context}),
+    );
     listener
 }
 
@@ -353,19 +350,9 @@ pub fn pipe(path: &str) -> Value {
     json!({"pipe": {"path": path}})
 }
 
-/// Until its last user is converted: see [`Config`].
+/// Until its last users, `module/panics.rs` and `module/grpc_health`, are converted: see [`Config`].
 pub fn bootstrap(admin_port: u16, listeners: Vec<Value>, clusters: Vec<Value>) -> Value {
-    bootstrap_with_fake(admin_port, admin_port, listeners, clusters)
-}
-
-/// The same.
-pub fn bootstrap_with_fake(
-    admin_port: u16,
-    fake_port: u16,
-    listeners: Vec<Value>,
-    clusters: Vec<Value>,
-) -> Value {
-    let config = Config::new().fake_admin(fake_port);
+    let config = Config::new().fake_admin(admin_port);
     let mut config = config.clusters(clusters).listeners(listeners);
     config["admin"]["address"] = address("127.0.0.1", admin_port);
     config.0

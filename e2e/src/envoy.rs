@@ -9,10 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::prober::{Answer, Prober};
-use crate::{
-    Build, Signal, certificate, end, eventually, free_port, module, replaced, root, send_signal,
-    until, wasm,
-};
+use crate::{Signal, end, eventually, module, root, send_signal, until};
 
 /// A running Envoy; its log is printed if the test that holds it panics.
 pub struct Envoy {
@@ -305,84 +302,4 @@ pub fn validate_in(config: &str, variables: &[(&str, &Path)]) -> (ExitStatus, St
         .expect("envoy runs");
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status, log)
-}
-
-/// One of our configurations with the files of this machine in the place of the container's.
-pub fn at_home(config: String) -> String {
-    let tls = certificate();
-    let mut config = config.replace("/etc/envoy/tls", &tls.display().to_string());
-    let file = "/etc/envoy/envoy_healthz.wasm";
-    if config.contains(file) {
-        config = config.replace(file, &wasm().display().to_string());
-    }
-    if version().starts_with("1.36.")
-        && let Some((before, rest)) = config.split_once("  allow_paths:")
-    {
-        // Envoy 1.36 does not know allow_paths.
-        let (_, after) = rest.split_once("\n\n").expect("an empty line after admin");
-        config = format!("{before}\n{after}");
-    }
-    config
-}
-
-/// `envoy/envoy.yaml` or `envoy/module.yaml` as users copy it, moved to free ports and this machine's
-/// files.
-pub struct Shipped {
-    /// The text of the configuration.
-    pub config: String,
-    /// Where Envoy listens, with TLS.
-    pub port: u16,
-    /// Where its admin listens.
-    pub admin_port: u16,
-    /// Where it expects the backend.
-    pub backend_port: u16,
-    /// The certificate that it shows.
-    pub certificate: PathBuf,
-}
-
-impl Shipped {
-    /// Moves the wasm build's to free ports.
-    pub fn on_free_ports() -> Self {
-        Self::of(Build::Wasm)
-    }
-
-    /// Moves a build's to free ports.
-    pub fn of(build: Build) -> Self {
-        Self::move_to(build, free_port(), free_port(), free_port())
-    }
-
-    /// Moves a build's to these ports.
-    pub fn move_to(build: Build, port: u16, admin_port: u16, backend_port: u16) -> Self {
-        let file = match build {
-            Build::Wasm => "envoy.yaml",
-            Build::Module => "module.yaml",
-        };
-        let config = fs::read_to_string(root().join("envoy").join(file));
-        let mut config = at_home(config.expect("it can be read"));
-        for (from, to) in [
-            (
-                "{address: 0.0.0.0, port_value: 8080}",
-                format!("{{address: 127.0.0.1, port_value: {port}}}"),
-            ),
-            (
-                "{address: app, port_value: 9000}",
-                format!("{{address: 127.0.0.1, port_value: {backend_port}}}"),
-            ),
-            ("port_value: 9901", format!("port_value: {admin_port}")),
-        ] {
-            config = replaced(&config, from, &to);
-        }
-        Self {
-            config,
-            port,
-            admin_port,
-            backend_port,
-            certificate: root().join("envoy/tls/tls.crt"),
-        }
-    }
-
-    /// Starts Envoy with it.
-    pub async fn start(&self) -> Envoy {
-        Envoy::start(&self.config, &[]).await
-    }
 }

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -20,7 +20,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use crate::{DEADLINE, eventually, root};
+use crate::{DEADLINE, eventually, root, until};
 
 /// The path of `Check`.
 pub const CHECK: &str = "/grpc.health.v1.Health/Check";
@@ -29,9 +29,9 @@ pub const LIST: &str = "/grpc.health.v1.Health/List";
 /// The path of `Watch`.
 pub const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
-/// What a client was told.
+/// What a client saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
+pub enum Seen {
     /// A status.
     Status(ServingStatus),
     /// The call ended with this code instead.
@@ -39,13 +39,13 @@ pub enum Told {
 }
 
 /// SERVING
-pub const SERVING: Told = Told::Status(ServingStatus::Serving);
+pub const SERVING: Seen = Seen::Status(ServingStatus::Serving);
 /// NOT_SERVING
-pub const NOT_SERVING: Told = Told::Status(ServingStatus::NotServing);
-/// SERVICE_UNKNOWN, which only `Watch` tells.
-pub const SERVICE_UNKNOWN: Told = Told::Status(ServingStatus::ServiceUnknown);
+pub const NOT_SERVING: Seen = Seen::Status(ServingStatus::NotServing);
+/// SERVICE_UNKNOWN, which only `Watch` sends.
+pub const SERVICE_UNKNOWN: Seen = Seen::Status(ServingStatus::ServiceUnknown);
 
-impl fmt::Display for Told {
+impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Status(status) => f.write_str(status.as_str_name()),
@@ -54,7 +54,7 @@ impl fmt::Display for Told {
     }
 }
 
-impl Told {
+impl Seen {
     fn of(answer: Result<HealthCheckResponse, Status>) -> Self {
         match answer {
             Ok(answer) => Self::Status(answer.status()),
@@ -93,32 +93,70 @@ fn endpoint(port: u16) -> Endpoint {
 }
 
 /// `Check` by tonic-health's client.
-pub async fn check(channel: &Channel, service: &str) -> Told {
+pub async fn check(channel: &Channel, service: &str) -> Seen {
     let request = HealthCheckRequest {
         service: service.to_owned(),
     };
     let call = HealthClient::new(channel.clone()).check(request).await;
-    Told::of(call.map(tonic::Response::into_inner))
+    Seen::of(call.map(tonic::Response::into_inner))
 }
 
-/// The same by Python's.
-pub async fn check_by_python(port: u16, ca: Option<&Path>, service: &str) -> Told {
-    let lines = run_python(port, ca, "check", service).await;
-    Told::of_line(&lines)
+/// Calls by Python's client, one after the other, each on a connection of its own: one process for all, for its
+/// start costs more than hundreds of calls. It goes when this is dropped.
+pub struct PythonCalls {
+    _child: Child,
+    input: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
 }
 
-/// `List` by Python's client, for tonic-health's has none yet: each service and its status.
-pub async fn list_by_python(port: u16, ca: Option<&Path>) -> Result<BTreeMap<String, Told>, Code> {
-    let text = run_python(port, ca, "list", "").await;
-    text.lines()
-        .map(|line| match line.rsplit_once('=') {
-            Some((service, status)) => Ok((service.to_owned(), Told::of_line(status))),
-            None => match Told::of_line(line) {
-                Told::Ended(code) => Err(code),
-                Told::Status(_) => panic!("health_client.py says {line:?}"),
+impl PythonCalls {
+    /// To this port of 127.0.0.1, over TLS with this certificate or in the clear.
+    pub fn start(port: u16, ca: Option<&Path>) -> Self {
+        let mut command = python(port, ca, "calls", "");
+        let child = command.stdin(Stdio::piped()).spawn();
+        let mut child = child.expect("python3 starts");
+        let input = child.stdin.take().expect("a pipe");
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Self {
+            _child: child,
+            input,
+            lines,
+        }
+    }
+
+    /// `Check`.
+    pub async fn check(&mut self, service: &str) -> Seen {
+        let lines = self.call(&format!("check {service}\n")).await;
+        Seen::of_line(&lines.concat())
+    }
+
+    /// `List`, which tonic-health's client does not have yet: each service and its status.
+    pub async fn list(&mut self) -> Result<BTreeMap<String, Seen>, Code> {
+        let lines = self.call("list \n").await;
+        let entries = lines.iter().map(|line| match line.rsplit_once('=') {
+            Some((service, status)) => Ok((service.to_owned(), Seen::of_line(status))),
+            None => match Seen::of_line(line) {
+                Seen::Ended(code) => Err(code),
+                Seen::Status(_) => panic!("health_client.py says {line:?}"),
             },
-        })
-        .collect()
+        });
+        entries.collect()
+    }
+
+    /// The lines of one call's answer, after which an empty one comes.
+    async fn call(&mut self, request: &str) -> Vec<String> {
+        let sent = self.input.write_all(request.as_bytes()).await;
+        sent.expect("health_client.py reads");
+        let mut answer = Vec::new();
+        loop {
+            let line = self.lines.next_line().await.expect("text");
+            let line = line.expect("health_client.py goes on");
+            if line.is_empty() {
+                return answer;
+            }
+            answer.push(line);
+        }
+    }
 }
 
 /// The protocol's own description, as a `FileDescriptorSet` in base64.
@@ -136,13 +174,6 @@ print(base64.b64encode(files.SerializeToString()).decode(), end='')";
         .expect("python3 runs");
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).expect("base64")
-}
-
-/// What the script prints, less the last end of line.
-async fn run_python(port: u16, ca: Option<&Path>, method: &str, service: &str) -> String {
-    let output = python(port, ca, method, service).output().await;
-    let text = String::from_utf8(output.expect("python3 runs").stdout).expect("text");
-    text.trim_end().to_owned()
 }
 
 fn python_packages() -> PathBuf {
@@ -168,9 +199,9 @@ fn python(port: impl ToString, ca: Option<&Path>, method: &str, service: &str) -
     command
 }
 
-type History = Arc<Mutex<Vec<Told>>>;
+type History = Arc<Mutex<Vec<Seen>>>;
 
-/// An open `Watch`, and all that it has been told. The client goes when this is dropped.
+/// An open `Watch`, and all that it has seen. The client goes when this is dropped.
 pub struct Watch {
     history: History,
     client: JoinHandle<()>,
@@ -192,27 +223,24 @@ impl Watch {
     pub fn start_python(port: u16, ca: Option<&Path>, service: &str) -> Self {
         let history = History::default();
         let command = python(port, ca, "watch", service);
-        let client = tokio::spawn(keep_lines(command, Arc::clone(&history), Told::of_line));
+        let client = tokio::spawn(keep_lines(command, Arc::clone(&history), Seen::of_line));
         Self { history, client }
     }
 
-    /// All that it has been told, in order.
-    pub fn told(&self) -> Vec<Told> {
+    /// All that it has seen, in order.
+    pub fn seen(&self) -> Vec<Seen> {
         self.history.lock().expect("no panic").clone()
     }
 
-    /// What it was told last.
-    pub fn last(&self) -> Option<Told> {
+    /// What it has seen last.
+    pub fn last(&self) -> Option<Seen> {
         self.history.lock().expect("no panic").last().copied()
     }
 
-    /// Waits until it was told this last.
-    pub async fn wait_for(&self, expected: Told) {
-        let what = format!("a Watch is told {expected:?}");
-        eventually(&what, async || {
-            (self.last() == Some(expected)).then_some(())
-        })
-        .await;
+    /// Waits until it has seen this last.
+    pub async fn wait_for(&self, expected: Seen) {
+        let what = format!("a Watch sees {expected:?}");
+        until(&what, async || self.last() == Some(expected)).await;
     }
 }
 
@@ -223,16 +251,16 @@ impl Drop for Watch {
 }
 
 async fn watch(mut client: HealthClient<Channel>, request: HealthCheckRequest, history: History) {
-    let tell = |told| history.lock().expect("no panic").push(told);
+    let add = |seen| history.lock().expect("no panic").push(seen);
     let mut answers = match client.watch(request).await {
         Ok(answers) => answers.into_inner(),
-        Err(status) => return tell(Told::Ended(status.code())),
+        Err(status) => return add(Seen::Ended(status.code())),
     };
     loop {
         match answers.message().await {
-            Ok(Some(answer)) => tell(Told::Status(answer.status())),
-            Ok(None) => return tell(Told::Ended(Code::Ok)),
-            Err(status) => return tell(Told::Ended(status.code())),
+            Ok(Some(answer)) => add(Seen::Status(answer.status())),
+            Ok(None) => return add(Seen::Ended(Code::Ok)),
+            Err(status) => return add(Seen::Ended(status.code())),
         }
     }
 }

@@ -13,7 +13,9 @@ pub mod kubernetes;
 pub mod module;
 pub mod pair;
 pub mod prober;
+pub mod prometheus;
 pub mod rehearsal;
+pub mod shipped;
 pub mod truth;
 pub mod xds;
 
@@ -34,6 +36,11 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("e2e lies in the repository")
+}
+
+/// The text of a file of the repository.
+pub fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// The compiled filter.
@@ -93,6 +100,17 @@ pub async fn until(what: &str, mut probe: impl AsyncFnMut() -> bool) {
 pub fn replaced(text: &str, from: &str, to: &str) -> String {
     assert!(text.contains(from), "{from:?} is not in the text:\n{text}");
     text.replace(from, to)
+}
+
+/// What is between these two in a text, of which the first must be there and the second follow.
+pub fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
+    let (_, rest) = text
+        .split_once(start)
+        .unwrap_or_else(|| panic!("no {start:?} in\n{text}"));
+    let (inside, _) = rest
+        .split_once(end)
+        .unwrap_or_else(|| panic!("no {end:?} in\n{rest}"));
+    inside
 }
 
 /// A host that takes every connection and says nothing: enough for a TCP health check.

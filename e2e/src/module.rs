@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::config::typed;
 use crate::root;
 
 /// The variable by which Envoy finds `libenvoy_healthz.so`.
@@ -57,15 +58,11 @@ pub fn filter_of_struct(config: &Value) -> Value {
 }
 
 fn filter_of(config: Value) -> Value {
-    json!({
-        "name": "envoy-healthz",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter",
-            "dynamic_module_config": module(),
-            "filter_name": "healthz",
-            "filter_config": config,
-        },
-    })
+    typed(
+        "envoy-healthz",
+        "envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter",
+        json!({"dynamic_module_config": module(), "filter_name": "healthz", "filter_config": config}),
+    )
 }
 
 /// `/healthz` for this cluster.
@@ -75,14 +72,11 @@ pub fn filter_for(cluster: &str) -> Value {
 
 /// Puts the module's network filter before a listener's HTTP connection manager.
 pub fn with_network_filter(mut listener: Value) -> Value {
-    let filter = json!({
-        "name": "envoy.filters.network.dynamic_modules",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter",
-            "dynamic_module_config": module(),
-            "filter_name": "healthz",
-        },
-    });
+    let filter = typed(
+        "envoy.filters.network.dynamic_modules",
+        "envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter",
+        json!({"dynamic_module_config": module(), "filter_name": "healthz"}),
+    );
     let chains = listener["filter_chains"].as_array_mut().expect("chains");
     for chain in chains {
         let filters = chain["filters"].as_array_mut().expect("filters");
@@ -96,24 +90,22 @@ pub fn with_network_filter(mut listener: Value) -> Value {
 pub fn drain_filters() -> Vec<Value> {
     let remove = |name: &str| json!({"remove": name});
     vec![
-        json!({
-            "name": "envoy.filters.http.header_mutation",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
-                "mutations": {"response_mutations": [
-                    remove("x-envoy-upstream-healthchecked-cluster"),
-                    remove("x-envoy-immediate-health-check-fail"),
-                ]},
-            },
-        }),
-        json!({
-            "name": "envoy.filters.http.health_check",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.http.health_check.v3.HealthCheck",
+        typed(
+            "envoy.filters.http.header_mutation",
+            "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+            json!({"mutations": {"response_mutations": [
+                remove("x-envoy-upstream-healthchecked-cluster"),
+                remove("x-envoy-immediate-health-check-fail"),
+            ]}}),
+        ),
+        typed(
+            "envoy.filters.http.health_check",
+            "envoy.extensions.filters.http.health_check.v3.HealthCheck",
+            json!({
                 "pass_through_mode": true,
                 "headers": [{"name": ":path", "present_match": true}],
-            },
-        }),
+            }),
+        ),
     ]
 }
 

@@ -67,7 +67,10 @@ impl Pair {
     ) -> Self {
         let rules: Vec<_> = rules.into_iter().collect();
         let endpoints: Vec<_> = rules.iter().map(Rule::endpoint).collect();
-        let filter = json!({"max_age_ms": 0, "endpoints": endpoints});
+        // A slow machine gets no answer from an old snapshot.
+        let filter = json!({
+            "max_age_ms": 0, "max_stale_ms": 0, "admin_timeout_ms": 60000, "endpoints": endpoints,
+        });
         let (ours, built_in) = (free_port(), free_port());
         let mut config = config
             .listener(build.listener(ours, &filter))

@@ -95,7 +95,8 @@ impl Prober {
         Answer::to(self.request(Method::GET, path)).await
     }
 
-    /// Polls until this path has this status, and this body if it is not empty.
+    /// Polls until this path has this status, and this body if it is not empty: on one connection, so that
+    /// it stays with the listener that took it.
     pub async fn wait_for_answer(&self, path: &str, status: u16, body: &str) -> Answer {
         let mut last = None;
         let what = format!("{}{path} answers {status} {body:?}", self.origin);

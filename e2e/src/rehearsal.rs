@@ -1,8 +1,8 @@
 //! A load balancer in front of two pods, as on GKE, to see what each way of answering `/healthz`
 //! costs the callers.
 //!
-//! An Envoy in the place of Google's load balancer checks `/healthz` of each pod by HTTP/2 over TLS, or
-//! asks the module by `grpc.health.v1`; a pod is a sidecar Envoy with `envoy/envoy.yaml` or
+//! An Envoy instead of Google's load balancer checks `/healthz` of each pod by HTTP/2 over TLS, or the
+//! module by `grpc.health.v1`; a pod is a sidecar Envoy with `envoy/envoy.yaml` or
 //! `envoy/module.yaml`, and a backend. gRPC calls go through without
 //! pause while one backend is killed, hung, drained or rolled over.
 
@@ -10,20 +10,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::backend::{Backend, ping};
-use crate::config::{address, bootstrap, listener_with_routes, lua};
-use crate::envoy::{Envoy, Shipped};
-use crate::{Build, eventually, free_port};
+use crate::config::{Config, cluster, listener_with_routes, lua, with_https2};
+use crate::envoy::Envoy;
+use crate::shipped::Shipped;
+use crate::{Build, free_port, replaced, until};
 
 /// How the pods answer `/healthz`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answers {
     /// This filter.
     Filter,
-    /// The native module, which the balancer asks by `grpc.health.v1`.
+    /// The native module, checked by `grpc.health.v1`.
     Grpc,
     /// The Lua script.
     Lua,
@@ -107,14 +108,14 @@ impl Pod {
     }
 }
 
-/// The shipped configuration with another answer, and with what a preStop hook asks of the admin.
+/// The shipped configuration with another answer, and with what a preStop hook needs of the admin.
 fn pod_config(shipped: &str, answers: Answers) -> String {
     if answers == Answers::Grpc {
         return shipped.to_owned();
     }
     let allowed = "  - {exact: /ready}\n";
-    let drain = "  - {exact: /ready}\n  - {exact: /healthcheck/fail}\n";
-    let mut config = shipped.replace(allowed, drain);
+    let drain = format!("{allowed}  - {{exact: /healthcheck/fail}}\n");
+    let mut config = replaced(shipped, allowed, &drain);
     if answers == Answers::Filter {
         return config;
     }
@@ -133,51 +134,26 @@ fn pod_config(shipped: &str, answers: Answers) -> String {
         .expect("it");
     let (_, after) = rest.split_once("config: {}\n").expect("the end of it");
     config = format!("{before}{after}");
-    config.replace(
-        "direct_response: {status: 503}",
-        "direct_response: {status: 200}",
-    )
+    let [from, to] = [503, 200].map(|status| format!("direct_response: {{status: {status}}}"));
+    replaced(&config, &from, &to)
 }
 
-async fn balancer(pods: &[Pod; 2], answers: Answers) -> (Envoy, u16) {
-    let (admin, port) = (free_port(), free_port());
-    let tls = json!({
-        "name": "envoy.transport_sockets.tls",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-            "common_tls_context": {"alpn_protocols": ["h2"]},
-        },
-    });
-    let http2 = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-        "explicit_http_config": {"http2_protocol_options": {}},
-    }});
-    let hosts: Vec<Value> = pods
-        .iter()
-        .map(|pod| json!({"endpoint": {"address": address("127.0.0.1", pod.shipped.port)}}))
-        .collect();
-    let mut pool = json!({
-        "name": "pods", "type": "STATIC", "connect_timeout": "1s",
-        "transport_socket": tls, "typed_extension_protocol_options": http2,
-        "load_assignment": {"cluster_name": "pods", "endpoints": [{"lb_endpoints": hosts}]},
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-        "health_checks": [{
-            "timeout": "0.5s", "interval": CHECK_INTERVAL, "no_traffic_interval": CHECK_INTERVAL,
-            "unhealthy_threshold": 2, "healthy_threshold": 1,
-        }],
-    });
+async fn balancer(ports: &[u16; 2], answers: Answers) -> Envoy {
+    let mut pool = with_https2(cluster("pods", ports));
     let (kind, check) = match answers {
         Answers::Grpc => ("grpc_health_check", json!({})),
-        _ => (
-            "http_health_check",
-            json!({"path": "/healthz", "codec_client_type": "HTTP2"}),
-        ),
+        _ => {
+            let http = json!({"path": "/healthz", "codec_client_type": "HTTP2"});
+            ("http_health_check", http)
+        }
     };
-    pool["health_checks"][0][kind] = check;
+    pool["health_checks"] = json!([{
+        "timeout": "0.5s", "interval": CHECK_INTERVAL, "no_traffic_interval": CHECK_INTERVAL,
+        "unhealthy_threshold": 2, "healthy_threshold": 1, kind: check,
+    }]);
     let route = json!({"match": {"prefix": "/"}, "route": {"cluster": "pods", "timeout": "0s"}});
-    let listener = listener_with_routes(port, vec![], vec![route]);
-    let config = bootstrap(admin, vec![listener], vec![pool]);
-    (Envoy::start(&config.to_string(), &[]).await, port)
+    let listener = listener_with_routes(free_port(), [], vec![route]);
+    Config::new().cluster(pool).listener(listener).start().await
 }
 
 /// Whether the balancer has each pod in its pool.
@@ -193,17 +169,16 @@ async fn pool(balancer: &Envoy, pods: &[u16; 2]) -> Option<[bool; 2]> {
 pub async fn play(answers: Answers, event: Event) -> Course {
     let mut pods = [Pod::start(answers).await, Pod::start(answers).await];
     let ports = [pods[0].shipped.port, pods[1].shipped.port];
-    let (balancer, port) = balancer(&pods, answers).await;
-    let balancer = Arc::new(balancer);
-    eventually("both pods are in", async || {
-        (pool(&balancer, &ports).await? == [true; 2]).then_some(())
+    let balancer = Arc::new(balancer(&ports, answers).await);
+    until("both pods are in", async || {
+        pool(&balancer, &ports).await == Some([true; 2])
     })
     .await;
 
     let begun = Instant::now();
     let stop = Arc::new(AtomicBool::new(false));
     let callers: Vec<_> = (0..CALLERS)
-        .map(|_| tokio::spawn(call(port, begun, Arc::clone(&stop))))
+        .map(|_| tokio::spawn(call(balancer.port, begun, Arc::clone(&stop))))
         .collect();
     let watcher = watch(Arc::clone(&balancer), ports, begun, Arc::clone(&stop));
     tokio::time::sleep(Duration::from_secs(2)).await;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::config::manager;
 use crate::envoy::Envoy;
 use crate::replace_file;
 
@@ -121,6 +122,29 @@ impl Cds {
     }
 }
 
+/// The routes of one listener (RDS).
+pub struct Rds(Resources);
+
+impl Rds {
+    /// Has a listener take its routes from a file, which begins with these.
+    pub fn of(listener: &mut Value, routes: Vec<Value>) -> Self {
+        let rds = Self(Resources::new("route.v3.RouteConfiguration", vec![]));
+        rds.replace(routes);
+        let manager = manager(listener).as_object_mut().expect("fields");
+        manager.remove("route_config");
+        let source = json!({"route_config_name": "routes", "config_source": rds.0.source()});
+        manager.insert("rds".to_owned(), source);
+        rds
+    }
+
+    /// Replaces them all.
+    pub fn replace(&self, routes: Vec<Value>) {
+        let host = json!({"name": "all", "domains": ["*"], "routes": routes});
+        let routes = json!({"name": "routes", "virtual_hosts": [host]});
+        self.0.replace(vec![routes]);
+    }
+}
+
 /// The hosts of one cluster (EDS).
 pub struct Eds {
     name: &'static str,
@@ -149,8 +173,12 @@ impl Eds {
 
     /// Replaces them all.
     pub fn replace(&self, hosts: &[Value]) {
-        self.file.replace(vec![json!({
-            "cluster_name": self.name, "endpoints": [{"lb_endpoints": hosts}],
-        })]);
+        self.replace_with(json!({"endpoints": [{"lb_endpoints": hosts}]}));
+    }
+
+    /// The same with these fields of a `ClusterLoadAssignment`.
+    pub fn replace_with(&self, mut fields: Value) {
+        fields["cluster_name"] = json!(self.name);
+        self.file.replace(vec![fields]);
     }
 }

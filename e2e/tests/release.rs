@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use e2e::backend::ping;
-use e2e::config::{bootstrap, cluster, healthz_for, listener, listener_with_routes};
+use e2e::config::{Config, cluster, listener, listener_with_routes};
 use e2e::envoy::Envoy;
 use e2e::prober::Prober;
 use e2e::{eventually, free_port, module, root};
@@ -168,14 +168,14 @@ async fn envoy_loads_the_wasm_out_of_its_image() {
     let dir = tempfile::tempdir().unwrap();
     layout.unpack(&image, dir.path());
 
-    let (admin, port) = (free_port(), free_port());
-    let mut filter = healthz_for("up");
+    let mut filter = Build::Wasm.filter(&json!({}));
     filter["typed_config"]["config"]["vm_config"]["code"] =
         json!({"local": {"filename": dir.path().join("plugin.wasm")}});
-    let clusters = vec![cluster("up", &[1])];
-    let config = bootstrap(admin, vec![listener(port, [filter])], clusters);
-    let _envoy = Envoy::start(&config.to_string(), &[]).await;
-    assert_eq!(Prober::http(port).wait_for(200).await.body, "ok");
+    let config = Config::new()
+        .cluster(cluster("c", &[1]))
+        .listener(listener(free_port(), [filter]));
+    let envoy = config.start().await;
+    assert_eq!(envoy.prober.wait_for(200).await.body, "ok");
 }
 
 #[tokio::test]
@@ -207,14 +207,14 @@ async fn envoy_loads_the_module_out_of_its_image() {
     assert_eq!(images.len(), 2);
 
     let dir = runs.expect("a module for this machine");
-    let (admin, port) = (free_port(), free_port());
-    let routes = vec![module::route("/healthz", "up")];
-    let listener = listener_with_routes(port, vec![module::filter_for("up")], routes);
-    let clusters = vec![cluster("up", &[1])];
-    let config = bootstrap(admin, vec![listener], clusters).to_string();
+    let filter = module::filter_for("c");
+    let routes = vec![module::route("/healthz", "c")];
+    let config = Config::new()
+        .cluster(cluster("c", &[1]))
+        .listener(listener_with_routes(free_port(), [filter], routes));
     let search = [(module::SEARCH_PATH, dir.path())];
-    let _envoy = Envoy::start_in(&config, &[], &search).await;
-    assert_eq!(Prober::http(port).wait_for(200).await.body, "ok");
+    let envoy = Envoy::start_in(&config.to_string(), &[], &search).await;
+    assert_eq!(envoy.prober.wait_for(200).await.body, "ok");
 }
 
 #[tokio::test]

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use clap::{Parser, ValueEnum};
 use e2e::Build;
 use e2e::backend::{Backend, ping, tls_channel};
-use e2e::envoy::{Envoy, Shipped};
+use e2e::envoy::Envoy;
 use e2e::grpc_health::{NOT_SERVING, SERVING, check};
 use e2e::prober::Prober;
+use e2e::shipped::Shipped;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Channel;
 

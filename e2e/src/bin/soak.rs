@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use e2e::backend::Backend;
-use e2e::config::{bootstrap, cluster, health_check, listener, with_grpc_check, with_tls};
+use e2e::config::{Config, cluster, health_check, listener, with_grpc_check, with_tls};
 use e2e::envoy::{Envoy, version};
 use e2e::prober::Prober;
 use e2e::truth::{Sampler, Seen, Truth};
@@ -184,17 +184,16 @@ impl Soak {
     }
 
     async fn start_envoy(&self, backend: u16) -> (Envoy, Lds) {
-        let admin = free_port();
         let built_in = listener(self.built_in, [health_check("/healthz", "my_service", 1.0)]);
         let mut my_service = with_grpc_check(cluster("my_service", &[backend]));
         // Otherwise workers, and with them the module, know of a change up to a second after Envoy's own
         // filter.
         my_service["common_lb_config"]["update_merge_window"] = json!("0s");
-        let mut config = bootstrap(admin, vec![built_in], vec![my_service]);
-        let lds = Lds::add_to(&mut config, self.listeners(0));
+        let lds = Lds::new(self.listeners(0));
+        let config = Config::new().lds(&lds).listener(built_in);
+        let config = config.cluster(my_service);
         // Listeners that were replaced are gone before the next update.
-        let arguments = ["--drain-time-s", "2"];
-        let envoy = Envoy::start(&config.to_string(), &arguments).await;
+        let envoy = config.start_with(&["--drain-time-s", "2"]).await;
         (envoy, lds)
     }
 }

@@ -125,7 +125,7 @@ impl Connection {
     }
 
     /// Sends a request and reads all of the reply.
-    pub async fn ask(&self, sent: &Sent) -> Result<Reply, h2::Error> {
+    pub async fn call(&self, sent: &Sent) -> Result<Reply, h2::Error> {
         let (head, mut body, _request) = self.begin(sent).await?;
         let mut reply = Reply {
             status: head.status.as_u16(),

@@ -12,7 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::{Deployed, Pod};
 use crate::backend::{ping, tls_channel};
-use crate::config::{address, bootstrap, listener_with_routes};
+use crate::config::{Config, address, listener_with_routes, with_https2};
 use crate::envoy::Envoy;
 use crate::{free_port, replace_file, root};
 
@@ -46,8 +46,7 @@ impl Traffic {
         let endpoints = folder.path().join("pods.json");
         let pods = Arc::new(Mutex::new(deployed.pods()));
         replace_file(&endpoints, &assignment(&pods.lock().unwrap()));
-        let (port, admin) = (free_port(), free_port());
-        let balancer = Envoy::start(&balancer(port, admin, &endpoints).to_string(), &[]).await;
+        let balancer = balancer(&endpoints).start().await;
         let stop = Arc::new(AtomicBool::new(false));
         let limit = Arc::new(AtomicU64::new(CALL_LIMIT));
         let service = free_port();
@@ -61,7 +60,7 @@ impl Traffic {
         }));
         let counts = [(); 2].map(|()| Arc::new(Mutex::new(Count::default())));
         for _ in 0..2 {
-            let channel = Endpoint::from_shared(format!("http://127.0.0.1:{port}"));
+            let channel = Endpoint::from_shared(format!("http://127.0.0.1:{}", balancer.port));
             let channel = channel.expect("a valid address").connect_lazy();
             tasks.push(tokio::spawn(call(
                 channel,
@@ -195,23 +194,11 @@ fn assignment(pods: &[Pod]) -> Value {
     }]})
 }
 
-/// An Envoy that asks as the BackendConfig of `envoy/gke/ingress.yaml` says, and tries no call twice.
-fn balancer(port: u16, admin: u16, endpoints: &std::path::Path) -> Value {
-    let tls = json!({
-        "name": "envoy.transport_sockets.tls",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-            "common_tls_context": {"alpn_protocols": ["h2"]},
-        },
-    });
-    let http2 = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-        "explicit_http_config": {"http2_protocol_options": {}},
-    }});
-    let pods = json!({
+/// An Envoy that checks as the BackendConfig of `envoy/gke/ingress.yaml` says, and tries no call twice.
+fn balancer(endpoints: &std::path::Path) -> Config {
+    let pods = with_https2(json!({
         "name": "pods", "type": "EDS", "connect_timeout": "1s",
         "eds_cluster_config": {"eds_config": {"path_config_source": {"path": endpoints}}},
-        "transport_socket": tls, "typed_extension_protocol_options": http2,
         "ignore_health_on_host_removal": true,
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "health_checks": [{
@@ -219,8 +206,8 @@ fn balancer(port: u16, admin: u16, endpoints: &std::path::Path) -> Value {
             "unhealthy_threshold": 2, "healthy_threshold": 1,
             "http_health_check": {"path": "/healthz", "codec_client_type": "HTTP2"},
         }],
-    });
+    }));
     let route = json!({"match": {"prefix": "/"}, "route": {"cluster": "pods", "timeout": "0s"}});
-    let listener = listener_with_routes(port, vec![], vec![route]);
-    bootstrap(admin, vec![listener], vec![pods])
+    let listener = listener_with_routes(free_port(), [], vec![route]);
+    Config::new().cluster(pods).listener(listener)
 }

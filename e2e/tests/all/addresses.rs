@@ -2,7 +2,9 @@
 //! as Envoy writes them. A call through Envoy, the filter and Envoy's own health_check filter agree on
 //! each. Text that only looks like a host is none.
 
-use e2e::config::{Config, address, cluster_of_endpoints, listener_with_routes, manager, pipe};
+use e2e::config::{
+    Config, address, cluster_of_endpoints, listener_with_routes, manager, pipe, typed,
+};
 use e2e::pair::{Pair, one_of, rule};
 use e2e::prober::Prober;
 use e2e::{Build, free_port};
@@ -94,10 +96,11 @@ fn internal_listener() -> Value {
 /// An Envoy that takes internal addresses.
 fn config() -> Config {
     let mut config = Config::new();
-    config["bootstrap_extensions"] = json!([{
-        "name": "envoy.bootstrap.internal_listener",
-        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener"},
-    }]);
+    config["bootstrap_extensions"] = json!([typed(
+        "envoy.bootstrap.internal_listener",
+        "envoy.extensions.bootstrap.internal_listener.v3.InternalListener",
+        json!({}),
+    )]);
     config
 }
 

@@ -56,8 +56,12 @@ async fn flapping_every_100_ms(build: Build) {
     let truth = sampler.stop().await;
     let changes = truth.changes();
     assert!(changes >= 10, "only {changes} changes were seen");
-    // max_age_ms is 0.
-    assert_eq!(truth.judge(answers, Duration::ZERO).fault(), None);
+    let max_age = match build {
+        Build::Wasm => Duration::ZERO,
+        // Workers learn of a change a moment after the gauges that the built-in filter reads.
+        Build::Module => Duration::from_millis(50),
+    };
+    assert_eq!(truth.judge(answers, max_age).fault(), None);
 }
 
 async fn removed_and_added_again_by_cds(build: Build) {

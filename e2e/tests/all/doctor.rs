@@ -8,8 +8,9 @@ mod times;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use e2e::envoy::{Envoy, at_home};
-use e2e::{free_port, root};
+use e2e::envoy::{Envoy, validate};
+use e2e::shipped::at_home;
+use e2e::{free_port, replaced, root};
 use healthz_doctor::{Options, check};
 
 /// A case of `doctor/cases` moved to free ports and this machine's files.
@@ -29,13 +30,13 @@ impl Case {
         let (port, admin) = (free_port(), free_port());
         let mut text = at_home(text.to_owned());
         for (from, to) in changes {
-            assert!(text.contains(from), "the case has no {from:?}");
-            text = text.replace(from, to);
+            text = replaced(&text, from, to);
         }
+        let allowed = "  allow_paths:\n";
         for (from, to) in [
             (
-                "  allow_paths:\n",
-                "  allow_paths:\n  - {prefix: /config_dump}\n",
+                allowed,
+                &*format!("{allowed}  - {{prefix: /config_dump}}\n"),
             ),
             ("0.0.0.0", "127.0.0.1"),
             ("port_value: 8080", &format!("port_value: {port}")),
@@ -88,20 +89,15 @@ fn envoy_takes_every_bad_file() {
         }
     }
     files.retain(|file| {
-        file.file_name()
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .starts_with("bad")
+        let name = file.file_name().unwrap().to_str();
+        name.unwrap().starts_with("bad")
     });
     assert!(files.len() > 40);
     let faults: Vec<String> = std::thread::scope(|scope| {
         let halves = files.chunks(files.len().div_ceil(2));
         let halves: Vec<_> = halves.map(|files| scope.spawn(|| refused(files))).collect();
-        halves
-            .into_iter()
-            .flat_map(|half| half.join().unwrap())
-            .collect()
+        let faults = halves.into_iter().flat_map(|half| half.join().unwrap());
+        faults.collect()
     });
     assert!(faults.is_empty(), "Envoy refuses\n{}", faults.join("\n"));
 }
@@ -110,7 +106,7 @@ fn refused(files: &[PathBuf]) -> Vec<String> {
     let mut faults = Vec::new();
     for file in files {
         let text = std::fs::read_to_string(file).unwrap();
-        let (good, log) = e2e::envoy::validate(&at_home(text));
+        let (good, log) = validate(&at_home(text));
         if !good {
             faults.push(format!("{}: {log}", file.display()));
         }

@@ -3,62 +3,44 @@
 //! shows.
 
 use e2e::backend::Backend;
-use e2e::envoy::{Envoy, at_home};
-use e2e::prober::{Answer, Prober};
-use e2e::{eventually, free_port, root};
+use e2e::envoy::Envoy;
+use e2e::prober::{Prober, alpn};
+use e2e::shipped::on_ports;
+use e2e::{free_port, read, replaced, until};
 use reqwest::Method;
 
 /// The article's configuration.
 const START: &str = include_str!("from_lua.yaml");
 
-/// Where the test has what.
-struct Ports {
-    listener: u16,
-    admin: u16,
-    backend: u16,
-}
-
-impl Ports {
-    fn free(backend: u16) -> Self {
-        let (listener, admin) = (free_port(), free_port());
-        Self {
-            listener,
-            admin,
-            backend,
-        }
+/// Starts it, or what the page makes of it, with its backend on this port.
+async fn start(config: &str, backend: u16) -> Envoy {
+    let config = config.replace("0.0.0.0", "127.0.0.1");
+    let config = on_ports(
+        &config,
+        [
+            ("127.0.0.1, port_value: 80 ", free_port()),
+            ("127.0.0.1, port_value: 8001 ", free_port()),
+            ("127.0.0.1, port_value: 9000 ", backend),
+        ],
+    );
+    // Ten seconds are long for a test, and so is a minute, the default until the first call.
+    let mut config = config.replace("interval: 10s\n", "interval: 1s\n");
+    if !config.contains("no_traffic_interval") {
+        let checks = "      interval: 1s\n";
+        config = config.replace(checks, &format!("{checks}      no_traffic_interval: 1s\n"));
     }
-
-    async fn start(&self, config: &str) -> Envoy {
-        let mut config = at_home(config.to_owned());
-        for (from, to) in [
-            ("port_value: 80 ", self.listener),
-            ("port_value: 8001 ", self.admin),
-            ("port_value: 9000 ", self.backend),
-        ] {
-            assert!(config.contains(from), "no {from:?}");
-            config = config.replace(from, &format!("port_value: {to} "));
-        }
-        let config = config.replace("0.0.0.0", "127.0.0.1");
-        // Ten seconds are long for a test, and so is a minute, the default until the first call.
-        let mut config = config.replace("interval: 10s\n", "interval: 1s\n");
-        if !config.contains("no_traffic_interval") {
-            let checks = "      interval: 1s\n";
-            config = config.replace(checks, &format!("{checks}      no_traffic_interval: 1s\n"));
-        }
-        Envoy::start(&config, &[]).await
-    }
+    Envoy::start(&config, &[]).await
 }
 
 /// The page's blocks of changes.
 fn steps() -> Vec<String> {
-    let page = std::fs::read_to_string(root().join("docs/from-lua.md")).unwrap();
+    let page = read("docs/from-lua.md");
     let blocks = page.split("\n```diff\n").skip(1);
-    blocks
-        .map(|block| block.split_once("```").unwrap().0.to_owned())
-        .collect()
+    let blocks = blocks.map(|block| block.split_once("```").unwrap().0.to_owned());
+    blocks.collect()
 }
 
-/// Applies a block: its lines without a sign and with `-` stand in the text once, and become those without a sign
+/// Applies a block: its lines without a sign and with `-` are in the text once, and become those without a sign
 /// and with `+`. A line `-…` is whatever stands up to the next line.
 fn apply(config: &str, step: &str) -> String {
     let side = |sign: char| -> String {
@@ -81,9 +63,8 @@ fn apply(config: &str, step: &str) -> String {
 fn end() -> String {
     let steps = steps();
     assert_eq!(steps.len(), 7);
-    steps
-        .iter()
-        .fold(START.to_owned(), |config, step| apply(&config, step))
+    let steps = steps.iter();
+    steps.fold(START.to_owned(), |config, step| apply(&config, step))
 }
 
 /// The doctor names what the steps change, and nothing once they are taken.
@@ -100,36 +81,24 @@ fn the_doctor_names_what_the_steps_change() {
     assert_eq!(found(&end()), [""; 0]);
 }
 
-/// What openssl says of a handshake that offers `h2`.
-pub fn alpn(port: u16) -> String {
-    let output = std::process::Command::new("openssl")
-        .args(["s_client", "-alpn", "h2", "-connect"])
-        .arg(format!("127.0.0.1:{port}"))
-        .stdin(std::process::Stdio::null())
-        .output()
-        .unwrap();
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
 #[tokio::test]
 async fn both_run_and_differ_where_the_page_says() {
-    let old = Ports::free(free_port());
-    let new = Ports::free(old.backend);
+    let backend = free_port();
     // The one admin path more is for the row of the drain.
-    let end = end().replace(
-        "  - {exact: /ready}\n",
-        "  - {exact: /ready}\n  - {exact: /healthcheck/fail}\n",
+    let ready = "  - {exact: /ready}\n";
+    let end = replaced(
+        &end(),
+        ready,
+        &format!("{ready}  - {{exact: /healthcheck/fail}}\n"),
     );
-    let lua_envoy = old.start(START).await;
-    let envoy = new.start(&end).await;
-    let lua = Prober::https1(old.listener);
-    let filter = Prober::https1(new.listener);
+    let [lua_envoy, envoy] = [start(START, backend).await, start(&end, backend).await];
+    let [lua, filter] = [&lua_envoy, &envoy].map(|envoy| Prober::https1(envoy.port));
 
     // Both follow the backend.
     for prober in [&lua, &filter] {
         assert_eq!(prober.wait_for(503).await.body, "unavailable");
     }
-    let backend = Backend::start(old.backend).await;
+    let backend = Backend::start(backend).await;
     for prober in [&lua, &filter] {
         assert_eq!(prober.wait_for(200).await.body, "ok");
     }
@@ -138,20 +107,17 @@ async fn both_run_and_differ_where_the_page_says() {
     assert_ne!(lua.get("/healthz?x=1").await.body, "ok");
     assert_eq!(filter.get("/healthz?x=1").await.body, "ok");
 
-    let post = async |prober: &Prober| {
-        let answer = Answer::to(prober.request(Method::POST, "/healthz")).await;
-        answer.unwrap().status
-    };
+    let post = async |prober: &Prober| prober.send(Method::POST, "/healthz", &[]).await.status;
     // The script's 50 ms may be too short once; it does answer POST.
-    eventually("the script answers POST with 200", async || {
-        (post(&lua).await == 200).then_some(())
+    until("the script answers POST with 200", async || {
+        post(&lua).await == 200
     })
     .await;
     assert_eq!(post(&filter).await, 405);
 
     // Without ALPN a client that asks for h2 does not get it.
-    assert!(alpn(old.listener).contains("No ALPN negotiated"));
-    assert!(alpn(new.listener).contains("ALPN protocol: h2"));
+    assert!(alpn(lua_envoy.port).contains("No ALPN negotiated"));
+    assert!(alpn(envoy.port).contains("ALPN protocol: h2"));
 
     for envoy in [&lua_envoy, &envoy] {
         assert_eq!(envoy.post("/healthcheck/fail").await.status, 200);
@@ -165,20 +131,17 @@ async fn both_run_and_differ_where_the_page_says() {
 #[tokio::test]
 async fn an_appended_route_is_never_reached() {
     let backend = Backend::start(free_port()).await;
-    let appended = {
-        let old = "              - match:\n                  prefix: \"/healthz\"\n                route:\n                  cluster: my_service\n";
-        let end = end();
-        let new = "              - match: {path: /healthz}\n";
-        assert_eq!(end.matches(new).count(), 1);
-        end.replace(new, &format!("{old}{new}"))
-    };
-    let ports = Ports::free(backend.port);
-    let _appended = ports.start(&appended).await;
-    let prober = Prober::https1(ports.listener);
-    eventually("the service answers", async || {
-        let answer = prober.try_get("/healthz").await.ok()?;
-        let own = ["ok", "unavailable"].contains(&answer.body.as_str());
-        (!own && answer.header("grpc-status").is_some()).then_some(())
+    let old = "              - match:\n                  prefix: \"/healthz\"\n                route:\n                  cluster: my_service\n";
+    let new = "              - match: {path: /healthz}\n";
+    let end = end();
+    assert_eq!(end.matches(new).count(), 1);
+    let envoy = start(&end.replace(new, &format!("{old}{new}")), backend.port).await;
+    let prober = Prober::https1(envoy.port);
+    until("the service answers", async || {
+        prober.try_get("/healthz").await.is_ok_and(|answer| {
+            let own = ["ok", "unavailable"].contains(&answer.body.as_str());
+            !own && answer.header("grpc-status").is_some()
+        })
     })
     .await;
     drop(backend);

@@ -2,19 +2,13 @@
 //! listener for Prometheus.
 
 use e2e::backend::Backend;
-use e2e::envoy::{Envoy, at_home};
 use e2e::prober::Prober;
-use e2e::{Build, free_port, root};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use e2e::shipped::Pod;
+use e2e::{Build, exchange, read};
 
 both_builds! {
     the_metrics_listener_takes_one_request,
     livez_stays_in_a_drain_and_without_a_backend,
-}
-
-fn text(path: &str) -> String {
-    std::fs::read_to_string(root().join(path)).unwrap()
 }
 
 /// The file of `envoy/` and the one of `envoy/gke`.
@@ -126,7 +120,7 @@ fn the_module_file_is_module_yaml_but_for_these_lines() {
         ],
     ];
     compare(Build::Module, vec![BACKEND[0]], new.concat());
-    let [wasm, module] = [Build::Wasm, Build::Module].map(|build| text(files(build)[1]));
+    let [wasm, module] = [Build::Wasm, Build::Module].map(|build| read(files(build)[1]));
     assert_eq!(metrics_listener(&wasm), metrics_listener(&module));
     // How that listener reaches the admin; the wasm needs it without it.
     let admin = |text: &str| text[text.find("  - name: local_admin\n").unwrap()..].to_owned();
@@ -134,7 +128,7 @@ fn the_module_file_is_module_yaml_but_for_these_lines() {
 }
 
 fn compare(build: Build, gone: Vec<&str>, mut new: Vec<&str>) {
-    let [before, after] = files(build).map(text);
+    let [before, after] = files(build).map(read);
     let before = relevant(&before, "\0", "");
     let mut after = relevant(&after, "  - name: metrics\n", "  clusters:\n");
     if build == Build::Module {
@@ -149,63 +143,14 @@ fn compare(build: Build, gone: Vec<&str>, mut new: Vec<&str>) {
     assert_eq!(found_new, new);
 }
 
-/// An Envoy with a file of `envoy/gke`, on free ports.
-pub struct Pod {
-    /// With this file.
-    pub envoy: Envoy,
-    /// Where TLS is spoken.
-    pub port: u16,
-    /// Where Prometheus asks.
-    pub metrics: u16,
-    /// Where the service is expected.
-    pub backend: u16,
-}
-
-impl Pod {
-    /// Starts it.
-    pub async fn start(build: Build) -> Self {
-        let [port, admin, metrics, backend] = std::array::from_fn(|_| free_port());
-        let mut config = at_home(text(files(build)[1])).replace("0.0.0.0", "127.0.0.1");
-        for (from, to) in [
-            (8080, port),
-            (9901, admin),
-            (9902, metrics),
-            (9000, backend),
-        ] {
-            let from = format!("port_value: {from}");
-            assert!(config.contains(&from), "no {from}");
-            config = config.replace(&from, &format!("port_value: {to}"));
-        }
-        e2e::module::folder();
-        Self {
-            envoy: Envoy::start(&config, &[]).await,
-            port,
-            metrics,
-            backend,
-        }
-    }
-}
-
-/// Sends bytes on a connection of their own; gives what comes until the connection ends, or is silent.
-async fn raw(port: u16, request: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    let read = stream.read_to_end(&mut answer);
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(10), read).await;
-    String::from_utf8_lossy(&answer).into_owned()
-}
-
 /// The admin can stop Envoy, and a regular expression in a query can keep its main thread busy: only the one request
 /// that Prometheus makes comes through, whatever else is in it.
 async fn the_metrics_listener_takes_one_request(build: Build) {
     let pod = Pod::start(build).await;
+    let send = async |request: &str| exchange(pod.metrics, request.as_bytes()).await;
     let end = "host: x\r\nconnection: close\r\n\r\n";
-    let good = raw(
-        pod.metrics,
-        &format!("GET /stats/prometheus HTTP/1.1\r\n{end}"),
-    )
-    .await;
+    let scrape = "GET /stats/prometheus HTTP/1.1\r\n";
+    let good = send(&format!("{scrape}{end}")).await;
     assert!(good.starts_with("HTTP/1.1 200"), "{good}");
     assert!(good.contains("\nenvoy_server_live{"), "{good}");
     assert!(!good.contains("envoy_server_concurrency"), "it is filtered");
@@ -227,32 +172,27 @@ async fn the_metrics_listener_takes_one_request(build: Build) {
         "POST /quitquitquit",
         "POST http://127.0.0.1:9901/quitquitquit",
     ] {
-        let length = if line.starts_with("POST") {
-            "content-length: 0\r\n"
-        } else {
-            ""
+        let length = match line.starts_with("POST") {
+            true => "content-length: 0\r\n",
+            false => "",
         };
-        let answer = raw(pod.metrics, &format!("{line} HTTP/1.1\r\n{length}{end}")).await;
+        let answer = send(&format!("{line} HTTP/1.1\r\n{length}{end}")).await;
         assert!(answer.starts_with("HTTP/1.1 404"), "{line}: {answer}");
     }
+    let two_lengths = "content-length: 4\r\ntransfer-encoding: chunked\r\n";
     let smuggled = "POST /quitquitquit HTTP/1.1\r\ncontent-length: 0\r\n";
     for request in [
-        format!("GET /stats/prometheus HTTP/1.1\r\nx-envoy-original-path: /quitquitquit\r\n{end}"),
-        format!("GET /stats/prometheus HTTP/1.1\r\nhost: x\r\n\r\n{smuggled}{end}"),
-        format!(
-            "GET /stats/prometheus HTTP/1.1\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\nhost: x\r\n\r\n0\r\n\r\n{smuggled}{end}"
-        ),
+        format!("{scrape}x-envoy-original-path: /quitquitquit\r\n{end}"),
+        format!("{scrape}host: x\r\n\r\n{smuggled}{end}"),
+        format!("{scrape}{two_lengths}host: x\r\n\r\n0\r\n\r\n{smuggled}{end}"),
     ] {
-        raw(pod.metrics, &request).await;
-        assert_eq!(
-            pod.envoy.admin.get("/ready").await.body,
-            "LIVE\n",
-            "{request}"
-        );
+        send(&request).await;
+        let ready = pod.envoy.admin.get("/ready").await.body;
+        assert_eq!(ready, "LIVE\n", "{request}");
     }
 }
 
-/// What the kubelet asks before it restarts Envoy.
+/// What the kubelet probes before it restarts Envoy.
 async fn livez_stays_in_a_drain_and_without_a_backend(build: Build) {
     let pod = Pod::start(build).await;
     let prober = Prober::https2(pod.port);

@@ -108,7 +108,11 @@ async fn stats_and_records_of_what_is_replaced(build: Build) {
     assert_eq!(envoy.logged(&[line]).len(), 1);
 
     update(&lds, &envoy, vec![ours(build, port, "/readyz")]).await;
-    Prober::http(port).wait_for_answer("/readyz", 503, "").await;
+    until("the new endpoint is answered", async || {
+        let answer = Prober::http(port).try_get("/readyz").await;
+        answer.is_ok_and(|answer| answer.status == 503)
+    })
+    .await;
     alarm("/readyz", true).await;
     alarm("/healthz", false).await;
 }

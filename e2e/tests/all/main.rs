@@ -1,15 +1,33 @@
 //! The filter in a real Envoy. `../../src/lib.rs` says how these tests work.
 //!
+//! | what a user sees | where |
+//! |---|---|
+//! | answers: their forms, which requests get one, and what becomes of it | [`answers`], [`headers`], [`clients`], [`waiting`], [`local_replies`] |
+//! | judgement: which answer it is | [`judgement`], [`addresses`], [`endpoints`] |
+//! | faults: of hosts, of the admin, of Envoy itself | [`backends`], [`flood`], [`admin`], [`not_the_admin`], [`busy`], [`trap`], [`process`], [`module`]`::panics` |
+//! | drains | [`endpoints`], [`judgement`], [`gke`], [`module`]`::grpc_health::drains` |
+//! | updates | [`listeners`], [`state`], [`process`] |
+//! | logs and metrics | [`operations`], [`state`], [`metrics`], [`dashboard`] |
+//! | configurations: refused ones, and those that we ship | [`configuration`], [`old_envoy`], [`shipped`], [`gke`], [`recipes`], [`balancers`] |
+//! | gRPC, answered by the module | [`module`]`::grpc_health` |
+//! | other ways: the Lua script, the page that leads from it, what a load balancer costs callers | [`lua`], [`from_lua`], [`rehearsal`] |
+//! | `healthz-doctor` | [`doctor`] |
+//!
 //! What is true of both builds is one test, run as `FILE::wasm::NAME` and `FILE::module::NAME`. What
 //! only the module has is in `module/`; the admin, waiting, traps and what is made of Lua are the wasm
 //! build's.
+//!
+//! These take a minute or more, and why (the Makefile's `LONG` skips most on old Envoys):
+//! - [`flood`]: a host stops and starts at random times for 60 s.
+//! - [`doctor`]: `times` waits for health checks of whole seconds, and each file runs with its twin.
+//! - [`rehearsal`]: pods of a load balancer are killed, hung and drained, one way after the other.
+//! - [`busy`]: Envoy with 2,000 clusters starts, and writes all its stats several times.
+//! - [`clients`]`::clients_that_leave_leave_nothing_behind`: 30,000 connections.
+//! - [`listeners`]`::replaced_listeners_leave_nothing_behind`: 60 updates, and memory that settles.
+//! - [`module`]`::panics::in_each_hook_of_the_way`: an Envoy for each hook.
+//! - [`module`]`::grpc_health::many_watches`: thousands of streams.
 
-use e2e::config::bootstrap;
-use e2e::envoy::Envoy;
-use e2e::prober::Prober;
-use e2e::{Build, eventually, free_port};
 use reqwest::Method;
-use serde_json::Value;
 
 /// Makes a test of each build of these functions, which take the build.
 macro_rules! both_builds {
@@ -70,43 +88,3 @@ const OTHER_METHODS: [Method; 5] = [
     Method::OPTIONS,
     Method::PATCH,
 ];
-
-/// An Envoy with the filter on one listener.
-struct Served {
-    envoy: Envoy,
-    prober: Prober,
-    port: u16,
-}
-
-impl Served {
-    /// With this build and configuration of the filter; behind it every request is answered 418.
-    async fn start(build: Build, config: &Value, clusters: Vec<Value>) -> Self {
-        let (admin, port) = (free_port(), free_port());
-        let listeners = vec![build.listener(port, config)];
-        Self::of(&bootstrap(admin, listeners, clusters), admin, port).await
-    }
-
-    /// With this configuration of Envoy.
-    async fn of(config: &Value, _admin: u16, port: u16) -> Self {
-        Self {
-            envoy: Envoy::start(&config.to_string(), &[]).await,
-            prober: Prober::http(port),
-            port,
-        }
-    }
-
-    /// Waits until this path has this status, and this body if it is not empty.
-    async fn wait_for(&self, path: &str, status: u16, body: &str) {
-        let mut last = None;
-        eventually(&format!("{path} answers {status} {body:?}"), async || {
-            let answer = self.prober.try_get(path).await.ok()?;
-            let good = answer.status == status && (body.is_empty() || answer.body == body);
-            if !good && last.as_ref() != Some(&answer.body) {
-                eprintln!("{path}: {} {:?}", answer.status, answer.body);
-                last = Some(answer.body);
-            }
-            good.then_some(())
-        })
-        .await;
-    }
-}

@@ -11,23 +11,18 @@ mod timing;
 
 use std::collections::BTreeSet;
 
-use e2e::config::{bootstrap, listener_with_routes};
+use e2e::config::{Config, listener_with_routes};
 use e2e::{Build, free_port, module};
 use serde_json::{Value, json};
 
-use crate::Served;
-
-/// An Envoy without the network filter: routes of these paths to these clusters, and the drain filters.
-async fn on_routes(endpoints: Value, routes: &[(&str, &str)], clusters: Vec<Value>) -> Served {
-    let (admin, port) = (free_port(), free_port());
-    let mut filters = module::drain_filters();
-    filters.push(Build::Module.filter(&json!({"endpoints": endpoints})));
+/// A configuration without the network filter: routes of these paths to these clusters, and the drain filters.
+fn on_routes(endpoints: Value, routes: &[(&str, &str)]) -> Config {
+    let filter = Build::Module.filter(&json!({"endpoints": endpoints}));
+    let filters = module::drain_filters().into_iter().chain([filter]);
     let routes = routes
         .iter()
         .map(|(path, cluster)| module::route(path, cluster));
-    let listener = listener_with_routes(port, filters, routes.collect());
-    let config = bootstrap(admin, vec![listener], clusters);
-    Served::of(&config, admin, port).await
+    Config::new().listener(listener_with_routes(free_port(), filters, routes.collect()))
 }
 
 /// What begins with this prefix in the module's file, which names nothing but what it exports and what

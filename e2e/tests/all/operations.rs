@@ -222,7 +222,7 @@ async fn first_verdicts_are_logged_once() {
             .iter()
             .map(|path| json!({"path": path, "clusters": ["c"]}));
         let endpoints: Vec<_> = endpoints.collect();
-        let fields = json!({"max_age_ms": 0, "endpoints": endpoints});
+        let fields = json!({"max_age_ms": 0, "admin_timeout_ms": 60000, "endpoints": endpoints});
         let (envoy, fake) = envoy_with_fake(late(300), "4", fields).await;
         let mut probes = JoinSet::new();
         for path in (0..4).flat_map(|_| paths.clone()) {

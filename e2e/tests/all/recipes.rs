@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::backend::Backend;
-use e2e::envoy::{Envoy, at_home};
+use e2e::envoy::Envoy;
 use e2e::prober::{Answer, Prober};
-use e2e::{eventually, free_port, root};
+use e2e::shipped::{ADMIN, on_free_ports};
+use e2e::{between, eventually, exchange, read, replaced};
 use echo_server::Empty;
 use echo_server::echo_client::EchoClient;
 use reqwest::Method;
@@ -24,41 +25,34 @@ struct Recipes {
     config: String,
     calls: u16,
     probes: u16,
-    admin: u16,
     service: u16,
     fallback: u16,
 }
 
 impl Recipes {
     fn on_free_ports() -> Self {
-        let text = std::fs::read_to_string(root().join("envoy/recipes.yaml")).unwrap();
-        let mut recipes = Self {
-            config: at_home(text),
-            calls: free_port(),
-            probes: free_port(),
-            admin: free_port(),
-            service: free_port(),
-            fallback: free_port(),
-        };
-        for (from, port) in [
-            ("address: 0.0.0.0, port_value: 8080", recipes.calls),
-            ("address: 0.0.0.0, port_value: 8081", recipes.probes),
-            ("address: app, port_value: 9000", recipes.service),
-            ("address: fallback, port_value: 9000", recipes.fallback),
-            ("address: 127.0.0.1, port_value: 9901", recipes.admin),
-        ] {
-            recipes.change(from, &format!("address: 127.0.0.1, port_value: {port}"));
+        let addresses = [
+            "0.0.0.0, port_value: 8080",
+            "0.0.0.0, port_value: 8081",
+            "app, port_value: 9000",
+            "fallback, port_value: 9000",
+            ADMIN,
+        ];
+        let text = read("envoy/recipes.yaml");
+        let (config, [calls, probes, service, fallback, _]) = on_free_ports(&text, addresses);
+        Self {
+            config,
+            calls,
+            probes,
+            service,
+            fallback,
         }
-        recipes
     }
 
-    /// Puts another text in the place of one that must be there.
-    fn change(&mut self, from: &str, to: &str) {
-        assert!(
-            self.config.contains(from),
-            "recipes.yaml does not have {from:?}"
-        );
-        self.config = self.config.replace(from, to);
+    /// With another text instead of one that must be there.
+    fn with(mut self, from: &str, to: &str) -> Self {
+        self.config = replaced(&self.config, from, to);
+        self
     }
 
     async fn start(&self) -> Envoy {
@@ -92,34 +86,36 @@ impl Recipes {
     }
 }
 
+/// How many calls the listener allows.
+const TOKENS: &str = "max_tokens: 100, tokens_per_fill: 100";
+
+/// The header that it wants of a call.
+const KEY: (&str, &str) = ("x-api-key", "CHANGE-ME");
+
 fn with_key<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request
-        .metadata_mut()
-        .insert("x-api-key", "CHANGE-ME".parse().unwrap());
+    let value = KEY.1.parse().unwrap();
+    request.metadata_mut().insert(KEY.0, value);
     request
 }
 
-/// Sends bytes on a connection of their own, and reads until Envoy closes it.
-async fn exchange(port: u16, request: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
+async fn is_healthy(prober: &Prober) {
+    for _ in 0..20 {
+        let answer = prober.get("/healthz").await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
+    }
 }
 
-/// AWS's load balancer asks over HTTP/2 in the clear, by a gRPC call that no service has.
+/// AWS's load balancer checks over HTTP/2 in the clear, by a gRPC call that no service has.
 #[tokio::test]
 async fn aws_alb_checks_by_grpc() {
     let recipes = Recipes::on_free_ports();
     let _envoy = recipes.start().await;
-    let client = reqwest::Client::builder().http2_prior_knowledge();
-    let client = client.no_proxy().build().unwrap();
-    let url = format!("http://127.0.0.1:{}/AWS.ALB/healthcheck", recipes.calls);
+    let calls = Prober::http2(recipes.calls);
     let grpc_status = async |expected: &str| {
         eventually(&format!("grpc-status {expected}"), async || {
-            let request = client.post(&url).header("content-type", "application/grpc");
+            let request = calls.request(Method::POST, "/AWS.ALB/healthcheck");
+            let request = request.header("content-type", "application/grpc");
             let answer = Answer::to(request.body(&b"\0\0\0\0\0"[..])).await.ok()?;
             assert_eq!(answer.status, 200);
             (answer.header("grpc-status") == Some(expected)).then_some(())
@@ -149,11 +145,10 @@ async fn an_aggregate_is_as_healthy_as_its_members() {
     }
 }
 
-/// Its own name in the place of its members': the cause says what to do.
+/// Its own name instead of its members': the cause says what to do.
 #[tokio::test]
 async fn an_aggregate_has_no_hosts_of_its_own() {
-    let mut recipes = Recipes::on_free_ports();
-    recipes.change(
+    let recipes = Recipes::on_free_ports().with(
         r#""clusters": ["my_service", "my_fallback"], "require": "any""#,
         r#""clusters": ["service_or_fallback"], "details": true"#,
     );
@@ -162,11 +157,8 @@ async fn an_aggregate_has_no_hosts_of_its_own() {
     recipes.wait_for_ping().await;
     let answer = Prober::http(recipes.probes).get("/healthz?verbose").await;
     assert_eq!(answer.status, 503);
-    assert!(
-        answer.body.contains("list its members"),
-        "{:?}",
-        answer.body
-    );
+    let body = answer.body;
+    assert!(body.contains("list its members"), "{body:?}");
 }
 
 #[tokio::test]
@@ -174,7 +166,8 @@ async fn probes_are_answered_while_calls_are_refused() {
     for overloaded in [false, true] {
         let mut recipes = Recipes::on_free_ports();
         if overloaded {
-            recipes.change("max_heap_size_bytes: 1073741824", "max_heap_size_bytes: 1");
+            let heap = "max_heap_size_bytes: 1";
+            recipes = recipes.with(&format!("{heap}073741824"), heap);
         }
         let _backend = Backend::start(recipes.service).await;
         let _envoy = recipes.start().await;
@@ -184,19 +177,12 @@ async fn probes_are_answered_while_calls_are_refused() {
             true => (503, "envoy overloaded"),
             false => (200, "ok"),
         };
-        eventually(body, async || {
-            let answer = calls.get("/healthz").await;
-            ((answer.status, answer.body.as_str()) == (status, body)).then_some(())
-        })
-        .await;
+        calls.wait_for_answer("/healthz", status, body).await;
         match overloaded {
             true => drop(recipes.ping(&recipes.channel()).await.unwrap_err()),
             false => recipes.wait_for_ping().await,
         }
-        for _ in 0..20 {
-            let answer = Prober::http(recipes.probes).get("/healthz").await;
-            assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
-        }
+        is_healthy(&Prober::http(recipes.probes)).await;
     }
 }
 
@@ -211,22 +197,22 @@ async fn http_1_0_is_answered_where_it_is_accepted() {
         "GET /healthz HTTP/1.0\r\n\r\n",
         "GET /healthz HTTP/1.0\r\nhost: x\r\n\r\n",
     ] {
-        let answer = exchange(recipes.probes, request).await;
+        let answer = exchange(recipes.probes, request.as_bytes()).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(" 200 OK\r\n"), "{answer}");
         assert_eq!(body, "ok", "{answer}");
-        let refused = exchange(recipes.calls, request).await;
+        let refused = exchange(recipes.calls, request.as_bytes()).await;
         assert!(refused.contains(" 426 Upgrade Required\r\n"), "{refused}");
     }
 }
 
-/// Calls take every connection that is allowed; the filter has not asked the admin before.
+/// Calls take every connection that is allowed; the filter has not queried the admin before.
 #[tokio::test]
 async fn probes_are_answered_while_connections_are_used_up() {
     const LIMIT: usize = 20;
-    let mut recipes = Recipes::on_free_ports();
     let limit = "overload.global_downstream_max_connections: ";
-    recipes.change(&format!("{limit}50000"), &format!("{limit}{LIMIT}"));
+    let [from, to] = [50000, LIMIT].map(|number| format!("{limit}{number}"));
+    let recipes = Recipes::on_free_ports().with(&from, &to);
     let _backend = Backend::start(recipes.service).await;
     let _envoy = recipes.start().await;
     recipes.wait_for_ping().await;
@@ -234,9 +220,8 @@ async fn probes_are_answered_while_connections_are_used_up() {
     let request = b"GET /other HTTP/1.1\r\nhost: x\r\n\r\n";
     let (mut open, mut refused) = (Vec::new(), 0);
     for _ in 0..2 * LIMIT {
-        let mut stream = TcpStream::connect(("127.0.0.1", recipes.calls))
-            .await
-            .unwrap();
+        let stream = TcpStream::connect(("127.0.0.1", recipes.calls));
+        let mut stream = stream.await.unwrap();
         let _ = stream.write_all(request).await;
         match stream.read_u8().await {
             Ok(_) => open.push(stream),
@@ -244,31 +229,21 @@ async fn probes_are_answered_while_connections_are_used_up() {
         }
     }
     assert!(refused >= LIMIT, "{} are open", open.len());
-    for _ in 0..20 {
-        let answer = Prober::http(recipes.probes).get("/healthz").await;
-        assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
-    }
+    is_healthy(&Prober::http(recipes.probes)).await;
     drop(open);
 }
 
 /// What refuses calls, by key or by rate, does not refuse probes.
 #[tokio::test]
 async fn the_filter_stands_first() {
-    let mut recipes = Recipes::on_free_ports();
-    recipes.change(
-        "max_tokens: 100, tokens_per_fill: 100",
-        "max_tokens: 3, tokens_per_fill: 3",
-    );
-    recipes.change("fill_interval: 60s", "fill_interval: 3600s");
+    let recipes = Recipes::on_free_ports()
+        .with(TOKENS, "max_tokens: 3, tokens_per_fill: 3")
+        .with("fill_interval: 60s", "fill_interval: 3600s");
     let _backend = Backend::start(recipes.service).await;
     let _envoy = recipes.start().await;
     Prober::http(recipes.probes).wait_for(200).await;
     let calls = Prober::http(recipes.calls);
-    let with_key = async || {
-        let request = calls.request(Method::GET, "/other");
-        let answer = Answer::to(request.header("x-api-key", "CHANGE-ME")).await;
-        answer.unwrap().status
-    };
+    let with_key = async || calls.send(Method::GET, "/other", &[KEY]).await.status;
     assert_eq!(calls.get("/other").await.status, 403);
     // Three calls, whatever the backend says to them, and no more.
     for _ in 0..3 {
@@ -284,24 +259,22 @@ async fn the_filter_stands_first() {
 #[tokio::test]
 async fn a_filter_that_stands_later_does_not_see_what_is_refused() {
     let mut recipes = Recipes::on_free_ports();
+    let start = |name: &str| format!("          - {name} ");
+    let [healthz, rbac, limit] = [
+        "&healthz",
+        "name: envoy.filters.http.rbac",
+        "name: envoy.filters.http.local_ratelimit",
+    ]
+    .map(start);
     let text = recipes.config.clone();
-    let (before, rest) = text.split_once("          - &healthz ").unwrap();
-    let (healthz, rest) = rest
-        .split_once("          - name: envoy.filters.http.rbac ")
-        .unwrap();
-    let (rbac, rest) = rest
-        .split_once("          - name: envoy.filters.http.local_ratelimit ")
-        .unwrap();
-    recipes.config = format!(
-        "{before}          - name: envoy.filters.http.rbac {rbac}          - &healthz {healthz}          - name: envoy.filters.http.local_ratelimit {rest}"
-    );
+    let ours = format!("{healthz}{}", between(&text, &healthz, &rbac));
+    let first = format!("{rbac}{}", between(&text, &rbac, &limit));
+    recipes = recipes.with(&format!("{ours}{first}"), &format!("{first}{ours}"));
     let _backend = Backend::start(recipes.service).await;
     let _envoy = recipes.start().await;
     Prober::http(recipes.probes).wait_for(200).await;
-    assert_eq!(
-        Prober::http(recipes.calls).get("/healthz").await.status,
-        403
-    );
+    let refused = Prober::http(recipes.calls).get("/healthz").await;
+    assert_eq!(refused.status, 403);
 }
 
 /// Callers who go on calling, each on connections of its own.
@@ -351,26 +324,21 @@ impl Callers {
     }
 }
 
+/// What the two commands of `docs/operations.md` POST to the admin.
+fn drain_commands(page: &str) -> [&str; 2] {
+    let words = between(page, "\n## Drain a pod\n", "\n1. ").split_whitespace();
+    let paths = words.filter_map(|word| word.trim_matches('\'').strip_prefix("localhost:9901"));
+    let paths: Vec<_> = paths.collect();
+    paths.try_into().expect("two commands")
+}
+
 /// The commands of `docs/operations.md`, one after the other.
 #[tokio::test]
 async fn a_drain_loses_no_call() {
-    let page = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
-    let (_, drain) = page.split_once("\n## Drain a pod\n").unwrap();
-    let (commands, _) = drain.split_once("\n1. ").unwrap();
-    let commands: Vec<_> = commands
-        .split_whitespace()
-        .filter_map(|word| word.trim_matches('\'').strip_prefix("localhost:9901"))
-        .collect();
-    let [fail, drain] = commands[..] else {
-        panic!("not two commands: {commands:?}");
-    };
-
-    let mut recipes = Recipes::on_free_ports();
-    recipes.change(
-        "max_tokens: 100, tokens_per_fill: 100",
-        "max_tokens: 1000000, tokens_per_fill: 1000000",
-    );
-    let recipes = Arc::new(recipes);
+    let page = read("docs/operations.md");
+    let [fail, drain] = drain_commands(&page);
+    let many = "max_tokens: 1000000, tokens_per_fill: 1000000";
+    let recipes = Arc::new(Recipes::on_free_ports().with(TOKENS, many));
     let backend = Backend::start(recipes.service).await;
     let drain_time = Duration::from_secs(1);
     let envoy = recipes.start_with(&["--drain-time-s", "1"]).await;

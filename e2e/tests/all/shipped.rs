@@ -2,9 +2,10 @@
 //! gRPC backend.
 
 use e2e::backend::{Backend, ping, reverse, tls_channel};
-use e2e::envoy::{Envoy, Shipped, at_home, validate};
-use e2e::prober::{Answer, Prober};
-use e2e::{Build, TcpHost, eventually, free_port, root};
+use e2e::envoy::{Envoy, validate};
+use e2e::prober::Prober;
+use e2e::shipped::{ADMIN, Shipped, at_home, on_free_ports};
+use e2e::{Build, TcpHost, between, eventually, read, replaced, until};
 use reqwest::{Method, Version};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -20,28 +21,45 @@ both_builds! {
 
 /// Names and texts of the configurations that users copy.
 fn examples() -> impl Iterator<Item = (&'static str, String)> {
-    let files = [
-        "envoy.yaml",
-        "several-endpoints.yaml",
-        "recipes.yaml",
-        "balancer.yaml",
-    ];
-    let files = files.into_iter().map(|file| {
-        let path = root().join("envoy").join(file);
-        (file, std::fs::read_to_string(path).unwrap())
-    });
-    files.chain([("README.md", in_readme())])
+    let files = ["envoy", "several-endpoints", "recipes", "balancer"];
+    let files = files.map(|file| (file, read(&format!("envoy/{file}.yaml"))));
+    files.into_iter().chain([("README.md", in_readme())])
 }
 
 /// The one in README.md, which is whole.
 fn in_readme() -> String {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let (_, after) = readme.split_once("```yaml\nadmin:").unwrap();
-    let (config, _) = after.split_once("```").unwrap();
-    format!("\nadmin:{config}")
+    let readme = read("README.md");
+    format!("\nadmin:{}", between(&readme, "```yaml\nadmin:", "```"))
 }
 
-/// The lines of `stats_config`, as they stand.
+/// The same with these lines instead of the filter's.
+pub fn readme_with(filter: &str) -> String {
+    let config = in_readme();
+    let lines = filter.lines().map(|line| format!("          {line}\n"));
+    let (start, end) = (
+        "          - name: envoy-healthz\n",
+        "          - name: envoy.filters",
+    );
+    let ours = between(&config, start, end);
+    replaced(
+        &config,
+        &format!("{start}{ours}"),
+        &lines.collect::<String>(),
+    )
+}
+
+/// Checks that a configuration of README's follows its backend; of a healthy one it says this.
+pub async fn follows(config: &str, healthy: &str) {
+    let backend = "127.0.0.1, port_value: 9000";
+    let addresses = ["0.0.0.0, port_value: 8080", backend, ADMIN];
+    let (config, [_, backend, _]) = on_free_ports(config, addresses);
+    let envoy = Envoy::start(&config, &[]).await;
+    envoy.wait_for("/healthz", 503, "").await;
+    let _backend = Backend::start(backend).await;
+    envoy.wait_for("/healthz", 200, healthy).await;
+}
+
+/// The lines of `stats_config`, as they are.
 fn stats_tags(text: &str) -> Option<Vec<&str>> {
     let (_, block) = text.split_once("\nstats_config:\n")?;
     let lines = block.lines().take_while(|line| line.starts_with(' '));
@@ -50,22 +68,18 @@ fn stats_tags(text: &str) -> Option<Vec<&str>> {
 
 #[test]
 fn the_examples_are_good() {
-    let page = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let page = read("docs/operations.md");
     let tags = stats_tags(&page);
     for (file, config) in examples() {
         let filters = config.matches("filters.http.wasm.v3.Wasm\n").count();
         if filters > 0 {
-            assert!(
-                stats_tags(&config).is_some(),
-                "{file}: no labels in Prometheus"
-            );
-            assert_eq!(stats_tags(&config), tags, "{file}: other labels");
+            let own = stats_tags(&config);
+            assert!(own.is_some(), "{file}: no labels in Prometheus");
+            assert_eq!(own, tags, "{file}: other labels");
         }
         let reloads = config.matches("failure_policy: FAIL_RELOAD").count();
-        assert_eq!(
-            filters, reloads,
-            "{file}: a trap would last until a restart"
-        );
+        let until_a_restart = "a trap would last until a restart";
+        assert_eq!(filters, reloads, "{file}: {until_a_restart}");
         let (good, log) = validate(&at_home(config));
         assert!(good, "{file}: {log}");
     }
@@ -74,62 +88,37 @@ fn the_examples_are_good() {
 /// README's eight lines for whom Envoy's own filter is enough, in its configuration.
 #[tokio::test]
 async fn envoys_own_filter_in_readme() {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let (_, after) = readme.split_once("```yaml\n").unwrap();
-    let (filter, _) = after.split_once("```").unwrap();
-    let lines = filter.lines().map(|line| format!("          {line}\n"));
-    let filter: String = lines.collect();
-    let config = in_readme();
-    let (before, rest) = config
-        .split_once("          - name: envoy-healthz\n")
-        .unwrap();
-    let (_, after) = rest.split_once("          - name: envoy.filters").unwrap();
-    let config = format!("{before}{filter}          - name: envoy.filters{after}");
-    let (before, rest) = config
-        .split_once("              - match: {path: /healthz}\n")
-        .unwrap();
-    let (_, after) = rest
-        .split_once("              - match: {prefix: /}\n")
-        .unwrap();
-    let mut config = format!("{before}              - match: {{prefix: /}}\n{after}");
-    let (port, admin, backend) = (free_port(), free_port(), free_port());
-    for (from, to) in [
-        (
-            "0.0.0.0, port_value: 8080",
-            format!("127.0.0.1, port_value: {port}"),
-        ),
-        ("port_value: 9901", format!("port_value: {admin}")),
-        ("port_value: 9000", format!("port_value: {backend}")),
-    ] {
-        assert!(config.contains(from), "README has no {from:?}");
-        config = config.replace(from, &to);
-    }
-    let _envoy = Envoy::start(&at_home(config), &[]).await;
-    let prober = Prober::http(port);
-    prober.wait_for(503).await;
-    let _backend = Backend::start(backend).await;
-    prober.wait_for(200).await;
+    let readme = read("README.md");
+    let config = readme_with(between(&readme, "```yaml\n", "```"));
+    let (start, end) = (
+        "              - match: {path: /healthz}\n",
+        "              - match: {prefix: /}\n",
+    );
+    let route = between(&config, start, end);
+    follows(&replaced(&config, &format!("{start}{route}"), ""), "").await;
+}
+
+/// The block `admin` of a configuration.
+fn admin(config: &str) -> &str {
+    between(config, "\nadmin:\n", "\n\n")
 }
 
 /// What listens on an address other than loopback is a listener, never the admin.
 #[test]
 fn the_admin_is_for_nobody_outside() {
     for (file, config) in examples() {
-        let (_, admin) = config.split_once("\nadmin:\n").unwrap();
-        let (admin, _) = admin.split_once("\n\n").unwrap();
+        let admin = admin(&config);
         assert!(admin.contains("address: 127.0.0.1,"), "{file}: {admin}");
         assert!(!config.contains("cluster: local_admin"), "{file}: a route");
     }
 }
 
-/// Calls that use up all connections do not shut out who asks the admin, and a drain does not have gRPC
+/// Calls that use up all connections do not shut out the admin's callers, and a drain does not have gRPC
 /// clients reconnect with each response.
 #[test]
 fn each_listener_and_admin_is_ready_for_production() {
-    let module = std::fs::read_to_string(root().join("envoy/module.yaml")).unwrap();
-    for (file, config) in examples().chain([("module.yaml", module)]) {
-        let (_, admin) = config.split_once("\nadmin:\n").unwrap();
-        let (admin, _) = admin.split_once("\n\n").unwrap();
+    for (file, config) in examples().chain([("module", read("envoy/module.yaml"))]) {
+        let admin = admin(&config);
         let limit = "\n  ignore_global_conn_limit: true";
         assert!(admin.contains(limit), "{file}: {admin}");
         let listeners = config.matches("\n    filter_chains:\n").count();
@@ -138,13 +127,12 @@ fn each_listener_and_admin_is_ready_for_production() {
     }
 }
 
-/// Of the admin's pages, those that change or tell more are shut.
+/// Of the admin's pages, those that change or show more are shut.
 #[tokio::test]
 async fn the_admin_does_no_more_than_the_filter_needs() {
     if e2e::envoy::version().starts_with("1.36.") {
         // It does not know allow_paths and says so.
-        let config = std::fs::read_to_string(root().join("envoy/envoy.yaml")).unwrap();
-        let (good, log) = validate(&config);
+        let (good, log) = validate(&read("envoy/envoy.yaml"));
         assert!(!good && log.contains("allow_paths"), "{log}");
         return;
     }
@@ -202,30 +190,18 @@ async fn answers_each_protocol_and_method(build: Build) {
                 .map(|(name, _)| name.as_str())
                 .collect();
             names.sort_unstable();
-            let expected = [
-                "cache-control",
-                "content-length",
-                "content-type",
-                "date",
-                "server",
-            ];
-            assert_eq!(names, expected, "{path}");
-            assert_eq!(
-                answer.header("content-type"),
-                Some("text/plain; charset=utf-8")
-            );
+            let expected = "cache-control content-length content-type date server";
+            assert_eq!(names.join(" "), expected, "{path}");
+            let content_type = answer.header("content-type");
+            assert_eq!(content_type, Some("text/plain; charset=utf-8"));
             assert_eq!(answer.header("cache-control"), Some("no-store"));
         }
 
-        let head = Answer::to(prober.request(Method::HEAD, "/healthz"))
-            .await
-            .unwrap();
+        let head = prober.send(Method::HEAD, "/healthz", &[]).await;
         assert_eq!((head.status, head.body.as_str()), (200, ""));
 
         for method in OTHER_METHODS {
-            let answer = Answer::to(prober.request(method.clone(), "/healthz"))
-                .await
-                .unwrap();
+            let answer = prober.send(method.clone(), "/healthz", &[]).await;
             assert_eq!(answer.status, 405, "{method}");
             assert_eq!(answer.header("allow"), Some("GET, HEAD"), "{method}");
             assert_eq!(answer.header("cache-control"), Some("no-store"), "{method}");
@@ -271,48 +247,47 @@ async fn leaves_grpc_calls_alone() {
     assert!(contexts() > seen, "the log does not show contexts any more");
 }
 
-/// `envoy/several-endpoints.yaml`: what each endpoint fails for, and who is told details.
+/// `envoy/several-endpoints.yaml`: what each endpoint fails for, and which one shows details.
 #[tokio::test]
 async fn several_endpoints_mean_one_thing_each() {
-    let ports: [u16; 5] = std::array::from_fn(|_| free_port());
-    let [grpc, internal, admin, service, database] = ports;
-    let path = root().join("envoy/several-endpoints.yaml");
-    let mut config = at_home(std::fs::read_to_string(path).unwrap());
-    for (from, to) in [
-        ("0.0.0.0, port_value: 8080", grpc),
-        ("127.0.0.1, port_value: 8082", internal),
-        ("127.0.0.1, port_value: 9901", admin),
-        ("app, port_value: 9000", service),
-        ("database, port_value: 5432", database),
-    ] {
-        assert!(config.contains(from), "no {from:?}");
-        config = config.replace(from, &format!("127.0.0.1, port_value: {to}"));
+    let addresses = [
+        "127.0.0.1, port_value: 8082",
+        "app, port_value: 9000",
+        "database, port_value: 5432",
+        "0.0.0.0, port_value: 8080",
+        ADMIN,
+    ];
+    let config = read("envoy/several-endpoints.yaml");
+    let (mut config, [internal, service, database, ..]) = on_free_ports(&config, addresses);
+    if config.contains("allow_paths") {
+        // So that a request can have it drain.
+        let ready = "- {exact: /ready}\n";
+        config = replaced(
+            &config,
+            ready,
+            &format!("{ready}  - {{prefix: /healthcheck/}}\n"),
+        );
     }
-    // So that it can be told to drain.
-    let ready = "- {exact: /ready}\n";
-    config = config.replace(ready, &format!("{ready}  - {{prefix: /healthcheck/}}\n"));
     let envoy = Envoy::start(&config, &[]).await;
-    let (prober, people) = (Prober::http(grpc), Prober::http(internal));
-    let told = async |expected: [u16; 3]| {
-        eventually(
-            &format!("/livez, /readyz, /healthz say {expected:?}"),
-            async || {
-                let mut statuses = [0; 3];
-                for (status, path) in statuses.iter_mut().zip(["/livez", "/readyz", "/healthz"]) {
-                    *status = prober.get(path).await.status;
-                }
-                (statuses == expected).then_some(())
-            },
-        )
+    let people = Prober::http(internal);
+    let paths = ["/livez", "/readyz", "/healthz"];
+    let say = async |expected: [u16; 3]| {
+        until(&format!("{paths:?} say {expected:?}"), async || {
+            let mut statuses = [0; 3];
+            for (status, path) in statuses.iter_mut().zip(paths) {
+                *status = envoy.get(path).await.status;
+            }
+            statuses == expected
+        })
         .await;
     };
 
-    told([200, 503, 503]).await;
+    say([200, 503, 503]).await;
     let _backend = Backend::start(service).await;
-    told([200, 200, 200]).await;
-    // The database, of which one host of two is needed more, is nothing that the balancer hears of.
+    say([200, 200, 200]).await;
+    // The database, of which one host of two is needed more, is not the load balancer's business.
     let _database = TcpHost::start(database).await;
-    let details = eventually("people are told of the database", async || {
+    let details = eventually("details show the database", async || {
         let answer = people.get("/healthz?verbose").await;
         let lines = [
             "[+]my_service 1/1 healthy",
@@ -322,14 +297,14 @@ async fn several_endpoints_mean_one_thing_each() {
         (answer.status == 503 && all).then_some(answer.body)
     })
     .await;
-    told([200, 200, 200]).await;
-    for path in ["/livez", "/readyz", "/healthz"] {
-        let answer = prober.get(&format!("{path}?verbose")).await;
-        assert_eq!(answer.body, "ok", "{path} tells what {details:?} tells");
+    say([200, 200, 200]).await;
+    for path in paths {
+        let answer = envoy.get(&format!("{path}?verbose")).await;
+        assert_eq!(answer.body, "ok", "{path} shows what {details:?} shows");
     }
 
     envoy.post("/healthcheck/fail").await;
-    told([200, 503, 503]).await;
+    say([200, 503, 503]).await;
     envoy.post("/healthcheck/ok").await;
-    told([200, 200, 200]).await;
+    say([200, 200, 200]).await;
 }

@@ -4,8 +4,7 @@
 use std::process::Command;
 
 use e2e::backend::Backend;
-use e2e::config::{bootstrap, cluster, listener_with_routes, with_grpc_check};
-use e2e::envoy::Envoy;
+use e2e::config::{Config, cluster, listener_with_routes, with_grpc_check};
 use e2e::grpc_health::{CHECK, SERVING, channel, check, frame};
 use e2e::{eventually, free_port, module};
 use serde_json::{Value, json};
@@ -23,7 +22,7 @@ pub const CHECKS: [(&str, &str); 2] = [
 const ANSWER: u64 = 7;
 
 pub async fn measure(plan: &Plan) -> Vec<Series> {
-    let (admin, backend) = (free_port(), free_port());
+    let backend = free_port();
     let _backend = match plan.quick {
         true => Backend::start(backend).await,
         false => Backend::start_release(backend).await,
@@ -33,8 +32,8 @@ pub async fn measure(plan: &Plan) -> Vec<Series> {
     let mut cluster = with_grpc_check(cluster("my_service", &[backend]));
     // The load must not make it unhealthy.
     cluster["health_checks"][0]["timeout"] = json!("20s");
-    let config = bootstrap(admin, listeners.into(), vec![cluster]).to_string();
-    let envoy = Envoy::start(&config, &["--concurrency", "1"]).await;
+    let config = Config::new().cluster(cluster).listeners(listeners);
+    let envoy = config.start_with(&["--concurrency", "1"]).await;
     for (subject, port) in ports {
         let channel = channel(port);
         eventually(&format!("{subject} is SERVING"), async || {

@@ -42,7 +42,8 @@ pub async fn measure(plan: &Plan) -> Vec<Cost> {
             let (mut starts, mut memories) = (Vec::new(), Vec::new());
             for _ in 0..plan.rounds.min(5) {
                 let begun = Instant::now();
-                let (envoy, port) = start_alone(subject, workers).await;
+                let envoy = start_alone(subject, workers).await;
+                let port = envoy.port;
                 starts.push(begun.elapsed().as_secs_f64() * 1e3);
                 probe_at_once(port, 8 * workers).await;
                 memories.push(envoy.resident_mb());
@@ -70,7 +71,8 @@ pub struct Background {
 }
 
 pub async fn background(plan: &Plan) -> Background {
-    let (envoy, port) = start_alone("background", 8).await;
+    let envoy = start_alone("background", 8).await;
+    let port = envoy.port;
     eventually("it has begun", async || {
         (envoy.stat(REFRESHES).await > 3).then_some(())
     })
@@ -94,7 +96,8 @@ pub struct Growth {
 }
 
 pub async fn growth(plan: &Plan) -> Growth {
-    let (envoy, port) = start_alone("age_0", 1).await;
+    let envoy = start_alone("age_0", 1).await;
+    let port = envoy.port;
     let after = async |probes: u64| {
         while envoy.stat(PROBES).await < probes {
             load(&envoy, port, "/healthz", 50, 1);

@@ -44,7 +44,8 @@ async fn count(subject: &str, probes: u32) -> f64 {
         "--instr-atstart=no",
         &to,
     ];
-    let (envoy, port) = start_under(&tool, subject, 1).await;
+    let envoy = start_under(&tool, subject, 1).await;
+    let port = envoy.port;
     let prober = Prober::http(port);
     let control = |argument: &[&str]| {
         let mut command = Command::new("callgrind_control");

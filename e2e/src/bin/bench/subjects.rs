@@ -1,11 +1,9 @@
 //! What is measured, and an Envoy with a listener for each of them.
 
-use e2e::config::{
-    bootstrap, cluster, health_check, healthz, listener_with_routes, lua, with_tcp_check,
-};
+use e2e::config::{Config, cluster, health_check, listener_with_routes, lua, with_tcp_check};
 use e2e::envoy::Envoy;
 use e2e::prober::Prober;
-use e2e::{free_port, module};
+use e2e::{Build, free_port, module};
 use serde_json::{Value, json};
 
 use crate::load::{self, Load};
@@ -39,23 +37,19 @@ impl Bench {
     /// With these subjects, whose backend listens on this port, and so many other clusters of five
     /// hosts.
     pub async fn start(others: usize, backend: u16, wanted: impl Fn(&str) -> bool) -> Self {
-        let admin = free_port();
         let keys = SUBJECTS.iter().map(|&(subject, _)| subject);
         let ports: Vec<_> = keys
             .filter(|subject| wanted(subject))
             .map(|subject| (subject, free_port()))
             .collect();
-        let mut clusters: Vec<_> = (0..others).map(other_cluster).collect();
-        let backend = cluster("my_service", &[backend]);
-        clusters.push(with_tcp_check(backend));
-        clusters.extend(
-            ports
-                .iter()
-                .map(|(subject, _)| admin_cluster(subject, admin)),
-        );
-        let listeners = ports.iter().map(|(subject, port)| listener(subject, *port));
-        let config = bootstrap(admin, listeners.collect(), clusters).to_string();
-        let envoy = Envoy::start(&config, &["--concurrency", "1"]).await;
+        let mut config = Config::new()
+            .clusters((0..others).map(other_cluster))
+            .cluster(with_tcp_check(cluster("my_service", &[backend])));
+        for (subject, port) in &ports {
+            let admin = admin_cluster(subject, config.admin_port());
+            config = config.cluster(admin).listener(listener(subject, *port));
+        }
+        let envoy = config.start_with(&["--concurrency", "1"]).await;
         for (_, port) in &ports {
             // With a thousand clusters the script rarely manages an answer: one will do.
             Prober::http(*port).wait_for(200).await;
@@ -145,7 +139,7 @@ pub fn filter(subject: &str) -> Value {
     for (field, value) in more.as_object().expect("fields") {
         config[field] = value.clone();
     }
-    healthz(&config)
+    Build::Wasm.filter(&config)
 }
 
 /// The same bytes as ours, without any filter.
@@ -163,30 +157,27 @@ pub fn ok_route(prefix: &str) -> Value {
     json!({"match": {"prefix": prefix}, "direct_response": {"status": 200, "body": {"inline_string": "ok"}}})
 }
 
-/// An Envoy with this subject alone and so many workers; `my_service` is its admin. Gives its port too.
-pub async fn start_alone(subject: &str, workers: usize) -> (Envoy, u16) {
-    let (config, port) = alone(subject);
+/// An Envoy with this subject alone and so many workers; `my_service` is its admin.
+pub async fn start_alone(subject: &str, workers: usize) -> Envoy {
     let workers = workers.to_string();
-    let envoy = Envoy::start(&config, &["--concurrency", &workers]).await;
-    (envoy, port)
+    let config = alone(subject);
+    config.start_with(&["--concurrency", &workers]).await
 }
 
 /// The same under a tool.
-pub async fn start_under(tool: &[&str], subject: &str, workers: usize) -> (Envoy, u16) {
-    let (config, port) = alone(subject);
+pub async fn start_under(tool: &[&str], subject: &str, workers: usize) -> Envoy {
     let workers = workers.to_string();
-    let envoy = Envoy::start_under(tool, &config, &["--concurrency", &workers]).await;
-    (envoy, port)
+    let config = alone(subject).to_string();
+    Envoy::start_under(tool, &config, &["--concurrency", &workers]).await
 }
 
-/// A configuration, and the port of the subject.
-fn alone(subject: &str) -> (String, u16) {
-    let (admin, port) = (free_port(), free_port());
-    let clusters = vec![
-        cluster("my_service", &[admin]),
-        admin_cluster(subject, admin),
-    ];
-    let listeners = vec![listener(subject, port)];
-    let config = bootstrap(admin, listeners, clusters).to_string();
-    (config, port)
+fn alone(subject: &str) -> Config {
+    let config = Config::new();
+    let admin = config.admin_port();
+    config
+        .clusters([
+            cluster("my_service", &[admin]),
+            admin_cluster(subject, admin),
+        ])
+        .listener(listener(subject, free_port()))
 }

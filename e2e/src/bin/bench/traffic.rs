@@ -1,7 +1,6 @@
 //! Requests that are not probes, through Envoy to an upstream.
 
-use e2e::config::{bootstrap, cluster, listener_with_routes};
-use e2e::envoy::Envoy;
+use e2e::config::{Config, cluster, listener_with_routes};
 use e2e::free_port;
 use serde_json::{Value, json};
 
@@ -16,17 +15,16 @@ pub const TRAFFIC: [(&str, &str); 3] = [
 ];
 
 pub async fn measure(plan: &Plan) -> Vec<Series> {
-    let (admin, upstream) = (free_port(), free_port());
+    let upstream = free_port();
     let ports = TRAFFIC.map(|(subject, _)| (subject, free_port()));
-    let mut listeners = vec![listener_with_routes(upstream, vec![], vec![ok_route("/")])];
-    listeners.extend(ports.map(|(subject, port)| listener(subject, port)));
-    let clusters = vec![
-        cluster("upstream", &[upstream]),
-        cluster("my_service", &[upstream]),
-        admin_cluster("traffic", admin),
-    ];
-    let config = bootstrap(admin, listeners, clusters).to_string();
-    let envoy = Envoy::start(&config, &["--concurrency", "1"]).await;
+    let config = Config::new();
+    let admin = admin_cluster("traffic", config.admin_port());
+    let config = config
+        .listener(listener_with_routes(upstream, [], vec![ok_route("/")]))
+        .listeners(ports.map(|(subject, port)| listener(subject, port)))
+        .clusters(["upstream", "my_service"].map(|name| cluster(name, &[upstream])))
+        .cluster(admin);
+    let envoy = config.start_with(&["--concurrency", "1"]).await;
     let mut all = unmeasured(&TRAFFIC, 0);
     let rounds = if plan.quick { 1 } else { 2 * plan.rounds };
     for round in 0..rounds {

@@ -7,7 +7,7 @@ use e2e::prober::{Answer, Prober};
 use e2e::{eventually, free_port};
 
 use super::{Case, findings_of_dump};
-use crate::from_lua::alpn;
+use e2e::prober::alpn;
 
 /// Who asks.
 #[derive(Clone, Copy)]

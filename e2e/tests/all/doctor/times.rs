@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use e2e::backend::Backend;
-use e2e::config::{bootstrap, cluster, health_check, listener_with_routes, with_grpc_check};
+use e2e::config::{Config, cluster, health_check, listener_with_routes, with_grpc_check};
 use e2e::envoy::Envoy;
 use e2e::prober::Prober;
 use e2e::{DEADLINE, free_port};
@@ -45,7 +45,7 @@ struct Timed {
 }
 
 async fn start(backend: u16, trouble: &str) -> Timed {
-    let (admin, port) = (free_port(), free_port());
+    let port = free_port();
     let mut clusters = Vec::new();
     let (mut filters, mut routes) = (Vec::new(), Vec::new());
     for (name, fields, _) in settings() {
@@ -60,17 +60,11 @@ async fn start(backend: u16, trouble: &str) -> Timed {
         let path = format!("/call/{name}");
         routes.push(json!({"match": {"path": path}, "route": {"cluster": name}}));
     }
-    let config = bootstrap(
-        admin,
-        vec![listener_with_routes(port, filters, routes)],
-        clusters,
-    );
-    let report = check(
-        "envoy.yaml",
-        config.to_string().as_bytes(),
-        &Options::default(),
-    )
-    .unwrap();
+    let config = Config::new()
+        .clusters(clusters)
+        .listener(listener_with_routes(port, filters, routes));
+    let text = config.to_string();
+    let report = check("envoy.yaml", text.as_bytes(), &Options::default()).unwrap();
     let said = report.endpoints.iter().map(|endpoint| {
         let times = &endpoint.clusters[0].1[0];
         let name = endpoint.clusters[0].0.clone();

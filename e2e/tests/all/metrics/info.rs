@@ -2,6 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use e2e::eventually;
+
 use super::*;
 
 both_builds! {
@@ -21,10 +23,9 @@ async fn the_version_is_shown_as_long_as_a_listener_has_it(build: Build) {
     let scraped = Scraped::start(vec![listener("/old")]).await;
     assert_eq!(scraped.series().await.get(BUILD_INFO), None);
     let is_shown = async |path| {
-        eventually("the version is shown", async || {
+        until("the version is shown", async || {
             let answer = Prober::http(port).get(path).await.status;
-            let shown = scraped.series().await.get(BUILD_INFO) == Some(&1);
-            (answer == 200 && shown).then_some(())
+            answer == 200 && scraped.series().await.get(BUILD_INFO) == Some(&1)
         })
         .await;
     };
@@ -38,10 +39,10 @@ async fn the_version_is_shown_as_long_as_a_listener_has_it(build: Build) {
     is_shown("/new").await;
 
     scraped.lds.replace(vec![]);
-    eventually("the version is gone", async || {
+    until("the version is gone", async || {
         let last = scraped.series().await.get(BUILD_INFO).copied();
         // No gauge of the wasm build can go.
-        (last == (build == Build::Wasm).then_some(0)).then_some(())
+        last == (build == Build::Wasm).then_some(0)
     })
     .await;
 }

@@ -1,4 +1,4 @@
-//! `grpc.health.v1.Health`, answered by the module: asked by clients that are not ours.
+//! `grpc.health.v1.Health`, answered by the module to clients that are not ours.
 
 mod agreement;
 mod compression;
@@ -9,11 +9,11 @@ mod transcoder;
 mod watches;
 
 use e2e::backend::Backend;
-use e2e::config::{bootstrap, cluster, listener_with_routes, manager, with_grpc_check, with_tls};
+use e2e::config::{Config, cluster, listener_with_routes, manager, with_grpc_check, with_tls};
 use e2e::envoy::Envoy;
 use e2e::prober::Prober;
 use e2e::xds::Lds;
-use e2e::{eventually, free_port, module};
+use e2e::{free_port, module};
 use serde_json::{Value, json};
 
 /// A sidecar before two hosts of a backend, as users have it: the filters are off but for the routes
@@ -36,7 +36,7 @@ const LIVE: &str = "live";
 /// A host of the application itself, whose own `grpc.health.v1` nobody touches.
 const APP: &str = "app.test";
 
-/// How the module is told of the cluster.
+/// How the module finds the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Route,
@@ -49,7 +49,7 @@ impl Sidecar {
     }
 
     /// The same with a change of Envoy's configuration.
-    async fn start_with(way: Way, change: impl FnOnce(&mut Value)) -> Self {
+    async fn start_with(way: Way, change: impl FnOnce(&mut Config)) -> Self {
         Self::start_with_arguments(way, &[], change).await
     }
 
@@ -57,19 +57,22 @@ impl Sidecar {
     async fn start_with_arguments(
         way: Way,
         arguments: &[&str],
-        change: impl FnOnce(&mut Value),
+        change: impl FnOnce(&mut Config),
     ) -> Self {
         module::folder();
-        let [admin, plain, tls, one, other] = [(); 5].map(|()| free_port());
-        let listeners = vec![listener(way, plain), with_tls(listener(way, tls))];
+        let [plain, tls, one, other] = [(); 4].map(|()| free_port());
         let hosts = [one, other];
-        let mut config = bootstrap(admin, listeners, vec![backends(&hosts)]);
+        let mut config = Config::new()
+            .listener(listener(way, plain))
+            .listener(with_tls(listener(way, tls)))
+            .cluster(backends(&hosts));
         change(&mut config);
+        let envoy = config.start_with(arguments).await;
         Self {
-            envoy: Envoy::start(&config.to_string(), arguments).await,
+            envoy,
             plain,
             tls,
-            hosts: [one, other],
+            hosts,
         }
     }
 
@@ -81,21 +84,14 @@ impl Sidecar {
     async fn wait_for(&self, statuses: [u16; 2]) {
         let prober = Prober::http(self.plain);
         for ((_, path), status) in SERVICES.into_iter().zip(statuses) {
-            eventually(&format!("{path} answers {status}"), async || {
-                let answer = prober.try_get(path).await.ok()?;
-                (answer.status == status).then_some(())
-            })
-            .await;
+            prober.wait_for_answer(path, status, "").await;
         }
     }
 
     /// Waits until no request is under way.
     async fn wait_until_idle(&self) {
-        eventually("no request is left", async || {
-            // This look is one of the admin's, under another name.
-            (self.envoy.stat("http.e2e.downstream_rq_active").await == 0).then_some(())
-        })
-        .await;
+        let active = "http.e2e.downstream_rq_active";
+        self.envoy.wait_for_stat(active, 0).await;
     }
 }
 
@@ -103,17 +99,13 @@ impl Sidecar {
 fn backends(hosts: &[u16]) -> Value {
     let mut backends = with_grpc_check(cluster("c", hosts));
     backends["common_lb_config"]["update_merge_window"] = json!("0s");
-    // A slow machine must not make a host unhealthy: Watches would be told.
+    // A slow machine must not make a host unhealthy: Watches would see it.
     backends["health_checks"][0]["timeout"] = json!("20s");
     backends
 }
 
 fn listener(way: Way, port: u16) -> Value {
-    let services: serde_json::Map<_, _> = SERVICES
-        .into_iter()
-        .chain([(LIVE, "/livez")])
-        .map(|(service, path)| (service.to_owned(), json!(path)))
-        .collect();
+    let [(whole, healthz), (pair, both)] = SERVICES;
     let mut filters = module::drain_filters();
     filters.push(module::filter(&json!({
         "endpoints": [
@@ -121,7 +113,7 @@ fn listener(way: Way, port: u16) -> Value {
             {"path": "/both", "clusters": [{"name": "c", "min_healthy": 2}]},
             {"path": "/livez", "clusters": []},
         ],
-        "grpc_health": {"services": services},
+        "grpc_health": {"services": {whole: healthz, pair: both, LIVE: "/livez"}},
     })));
     let on =
         json!({"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}});
@@ -162,14 +154,15 @@ fn listener(way: Way, port: u16) -> Value {
 }
 
 /// The listeners of a configuration.
-fn listeners(config: &mut Value) -> impl Iterator<Item = &mut Value> {
+fn listeners(config: &mut Config) -> impl Iterator<Item = &mut Value> {
     let listeners = &mut config["static_resources"]["listeners"];
     listeners.as_array_mut().expect("listeners").iter_mut()
 }
 
 /// Has an Envoy take its listeners from a file.
-fn by_lds(config: &mut Value) -> Lds {
-    let listeners = config["static_resources"]["listeners"].take();
+fn by_lds(config: &mut Config) -> Lds {
+    let lds = Lds::new(listeners(config).map(Value::take).collect());
     config["static_resources"]["listeners"] = json!([]);
-    Lds::add_to(config, serde_json::from_value(listeners).unwrap())
+    config["dynamic_resources"]["lds_config"] = lds.source();
+    lds
 }

@@ -3,21 +3,17 @@
 
 use std::path::Path;
 
-use e2e::config::{bootstrap, cluster, listener_with_routes};
+use e2e::config::{Config, cluster, listener_with_routes};
 use e2e::envoy::Envoy;
 use e2e::module::{self, route};
 use e2e::prober::Prober;
-use e2e::{Build, eventually, free_port};
+use e2e::{Build, free_port, until};
 use serde_json::json;
-
-use crate::Served;
 
 /// The module knows the cluster that a request's route has chosen, and a filter never sees its routes when
 /// it is configured.
 #[tokio::test]
 async fn weighted_clusters_answer_part_of_the_probes_503() {
-    module::folder();
-    let (admin, port) = (free_port(), free_port());
     let weighted = json!({
         "match": {"path": "/healthz"},
         "route": {"weighted_clusters": {"clusters": [
@@ -29,20 +25,20 @@ async fn weighted_clusters_answer_part_of_the_probes_503() {
         {"path": "/healthz", "clusters": ["c"]},
         {"path": "/sure", "clusters": ["c"]},
     ]);
-    let filter = module::filter(&json!({"endpoints": endpoints}));
-    let listener = listener_with_routes(port, vec![filter], vec![weighted, sure]);
-    let clusters = ["c", "d"].map(|name| cluster(name, &[1]));
-    let config = bootstrap(admin, vec![listener], clusters.into());
-    let served = Served::of(&config, admin, port).await;
+    let filter = Build::Module.filter(&json!({"endpoints": endpoints}));
+    let listener = listener_with_routes(free_port(), [filter], vec![weighted, sure]);
+    let config = Config::new().listener(listener);
+    let config = config.clusters(["c", "d"].map(|name| cluster(name, &[1])));
+    let envoy = config.start().await;
     let mut seen = [false; 2];
-    eventually("both answers are seen", async || {
-        match served.prober.get("/healthz").await.status {
+    until("both answers are seen", async || {
+        match envoy.get("/healthz").await.status {
             200 => seen[0] = true,
             503 => seen[1] = true,
             status => panic!("{status}"),
         }
-        assert_eq!(served.prober.get("/sure").await.status, 200);
-        (seen == [true, true]).then_some(())
+        assert_eq!(envoy.get("/sure").await.status, 200);
+        seen == [true, true]
     })
     .await;
 }
@@ -54,17 +50,14 @@ async fn cp_over_the_loaded_file_ends_envoy_and_mv_does_not() {
     use std::os::unix::process::ExitStatusExt;
 
     let dir = tempfile::tempdir().unwrap();
-    let (loaded, new) = (
-        dir.path().join("libenvoy_healthz.so"),
-        dir.path().join("new"),
-    );
+    let loaded = dir.path().join("libenvoy_healthz.so");
+    let new = dir.path().join("new");
     let built = module::folder().join("libenvoy_healthz.so");
     std::fs::copy(&built, &loaded).unwrap();
-    let (admin, port) = (free_port(), free_port());
-    let config = json!({"endpoints": [{"path": "/healthz", "clusters": ["c"]}]});
-    let listeners = vec![Build::Module.listener(port, &config)];
-    let clusters = vec![cluster("c", &[1])];
-    let config = bootstrap(admin, listeners, clusters).to_string();
+    let config = Config::new()
+        .cluster(cluster("c", &[1]))
+        .listener(Build::Module.listener(free_port(), &json!({})))
+        .to_string();
     let variables: [(&str, &Path); 1] = [(module::SEARCH_PATH, dir.path())];
     let start = async || Envoy::start_in(&config, &[], &variables).await;
     let run = |command: &str| {
@@ -73,27 +66,25 @@ async fn cp_over_the_loaded_file_ends_envoy_and_mv_does_not() {
     };
 
     let envoy = start().await;
-    let prober = Prober::http(port);
-    prober.wait_for(200).await;
+    envoy.prober.wait_for(200).await;
     std::fs::copy(&built, &new).unwrap();
     run("mv");
     for _ in 0..50 {
-        assert_eq!(Prober::http(port).get("/healthz").await.status, 200);
+        let answer = Prober::http(envoy.port).get("/healthz").await;
+        assert_eq!(answer.status, 200);
     }
     drop(envoy);
 
     let mut envoy = start().await;
-    Prober::http(port).wait_for(200).await;
+    envoy.prober.wait_for(200).await;
     // As far as cp has come with a new file at some moment.
     std::fs::write(&new, &std::fs::read(&built).unwrap()[..4096]).unwrap();
     run("cp");
-    eventually("nobody answers", async || {
-        Prober::http(port).try_get("/healthz").await.err()
+    until("nobody answers", async || {
+        Prober::http(envoy.port).try_get("/healthz").await.is_err()
     })
     .await;
     let signal = envoy.stop().signal();
-    assert!(
-        matches!(signal, Some(7 | 11)),
-        "SIGBUS or SIGSEGV: {signal:?}"
-    );
+    let good = matches!(signal, Some(7 | 11));
+    assert!(good, "SIGBUS or SIGSEGV: {signal:?}");
 }

@@ -12,7 +12,7 @@ use e2e::backend::{Backend, ping};
 use e2e::config::{bootstrap, cluster, listener_with_routes, manager, with_grpc_check};
 use e2e::envoy::{Envoy, validate_in};
 use e2e::fake_admin::{Does, FakeAdmin};
-use e2e::grpc_health::{NOT_SERVING, SERVING, Told, Watch, channel, check};
+use e2e::grpc_health::{NOT_SERVING, SERVING, Seen, Watch, channel, check};
 use e2e::prober::{Answer, Prober};
 use e2e::{eventually, free_port, module};
 use reqwest::Method;
@@ -233,13 +233,13 @@ async fn in_each_hook_of_the_way() {
 }
 
 /// Hooks of a gRPC call's way, and what a Check and a Watch are told at first.
-const OF_A_CALL: [(&str, Told); 7] = [
-    ("http_filter_new", Told::Ended(Code::Unavailable)),
+const OF_A_CALL: [(&str, Seen); 7] = [
+    ("http_filter_new", Seen::Ended(Code::Unavailable)),
     (
         "http_filter_request_headers",
-        Told::Ended(Code::Unavailable),
+        Seen::Ended(Code::Unavailable),
     ),
-    ("http_filter_request_body", Told::Ended(Code::Unavailable)),
+    ("http_filter_request_body", Seen::Ended(Code::Unavailable)),
     ("http_filter_response_headers", SERVING),
     ("http_filter_scheduled", SERVING),
     ("http_filter_destroy", SERVING),
@@ -262,14 +262,14 @@ async fn in_each_hook_of_a_call() {
         let mut watches: Vec<_> = (0..4).map(|_| Watch::start(&channel, "")).collect();
         for watch in &watches {
             eventually("a Watch is told what is expected", async || {
-                (watch.told().first() == Some(&expected)).then_some(())
+                (watch.seen().first() == Some(&expected)).then_some(())
             })
             .await;
         }
         watches.remove(0);
         backend.stop();
         let then = match hook {
-            "http_filter_scheduled" => Told::Ended(Code::Unavailable),
+            "http_filter_scheduled" => Seen::Ended(Code::Unavailable),
             _ if expected == SERVING => NOT_SERVING,
             _ => expected,
         };

@@ -1,40 +1,30 @@
-//! What is told of the admin, and what survives an update while it is silent: the wasm build's.
+//! What is recorded of the admin, and what survives an update while it is silent: the wasm build's.
 
 use std::time::Duration;
 
-use e2e::config::{bootstrap, cluster, healthz_with, manager, quick};
-use e2e::envoy::Envoy;
-use e2e::fake_admin::{Does, FakeAdmin, HEALTHY, envoy_with_fake};
+use e2e::config::{Config, cluster, manager, with_http_check};
+use e2e::fake_admin::{Does, FakeAdmin, HEALTHY, envoy_with_fake, healthy};
 use e2e::prober::{Prober, probe_at_once};
-use e2e::{Build, eventually, free_port};
+use e2e::{Build, free_port, until};
 use serde_json::{Value, json};
 
 use super::{Sidecar, agree, in_force, listener};
 
-/// A sidecar whose filter asks this fake.
+/// A sidecar whose filter queries this fake.
 async fn with_fake(fake: &FakeAdmin, workers: &str, first: Value) -> Sidecar {
-    let change = |config: &mut Value| {
-        let clusters = config["static_resources"]["clusters"].as_array_mut();
-        let fake = cluster("fake_admin", &[fake.port]);
-        clusters.expect("clusters").push(fake);
-    };
-    let arguments = ["--concurrency", workers];
-    Sidecar::start_with(Build::Wasm, vec![first], &arguments, change).await
+    let config = Config::new().fake_admin(fake.port);
+    let workers = ["--concurrency", workers];
+    Sidecar::start_with(Build::Wasm, vec![first], config, &workers).await
 }
 
-fn good() -> Does {
-    Does::Answer(200, HEALTHY.to_vec())
-}
-
-/// Nobody asks it after the rollback until the admin is silent.
+/// No probe comes after the rollback until the admin is silent.
 #[tokio::test]
 async fn a_configuration_that_was_put_back_goes_on_to_refresh() {
     const MAX_STALE: Duration = Duration::from_secs(5);
-    let fake = FakeAdmin::start(good()).await;
+    let fake = FakeAdmin::start(healthy()).await;
     let port = free_port();
     let given = |cluster: &str| {
         let config = json!({
-            "admin_cluster": "fake_admin",
             "refresh_interval_ms": 100,
             "max_stale_ms": MAX_STALE.as_millis() as u64,
             "endpoints": [{"path": "/healthz", "clusters": [cluster]}],
@@ -58,8 +48,8 @@ fn configuration(listener: &mut Value) -> &mut Value {
 }
 
 /// The admin falls silent just when an update comes, as it does when a push of many clusters comes with
-/// it. What is asked for is what it was, so that what is known is known still: on each worker, though
-/// but one of them was asked before.
+/// it. The endpoint is what it was, so that what is known is known still: on each worker, though but one
+/// of them was probed before.
 #[tokio::test]
 async fn an_update_that_asks_for_the_same_keeps_what_is_known() {
     let more = |endpoint: Value| {
@@ -87,10 +77,10 @@ async fn an_update_that_asks_for_the_same_keeps_what_is_known() {
     for background in [false, true] {
         for (row, change, status) in rows {
             println!("{row}, in the background: {background}");
-            let fake = FakeAdmin::start(good()).await;
+            let fake = FakeAdmin::start(healthy()).await;
             let port = free_port();
             let mut config = json!({
-                "admin_cluster": "fake_admin",
+                "admin_cluster": "local_admin",
                 "max_stale_ms": 60000,
                 "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
             });
@@ -122,35 +112,29 @@ async fn a_start_says_nothing_of_itself() {
     let late = Does::Delay(Duration::from_secs(2), b"ok".to_vec());
     for (does, timeout, status) in [(late, "20s", 200), (Does::Hang, "2s", 503)] {
         let host = FakeAdmin::start(does).await;
-        let (admin, port) = (free_port(), free_port());
-        let mut c = cluster("c", &[host.port]);
-        c["health_checks"] = json!([quick(json!({"http_health_check": {"path": "/"}}))]);
+        let mut c = with_http_check(cluster("c", &[host.port]));
         c["health_checks"][0]["timeout"] = json!(timeout);
-        let fields = json!({"refresh_interval_ms": 100, "admin_timeout_ms": 20000});
-        let filter = healthz_with(&fields);
-        let listeners = vec![e2e::config::listener(port, [filter])];
-        let envoy = Envoy::start(&bootstrap(admin, listeners, vec![c]).to_string(), &[]).await;
+        let filter = json!({"refresh_interval_ms": 100, "admin_timeout_ms": 20000});
+        let config = Config::new().cluster(c);
+        let config = config.listener(Build::Wasm.listener(free_port(), &filter));
+        let envoy = config.start().await;
         let refreshes = async |result: &str| {
             let stat = [("filter", "default"), ("result", result)];
             envoy.stat(&Build::Wasm.stat("refreshes", &stat)).await
         };
-        eventually("it refreshes with nobody asking", async || {
-            (refreshes("succeeded").await > 2).then_some(())
-        })
-        .await;
-        let said_nothing = || {
+        let what = "it refreshes without a probe";
+        until(what, async || refreshes("succeeded").await > 2).await;
+        let logged_nothing = || {
             for line in ["admin unavailable", "admin available", "INITIALIZING"] {
                 assert_eq!(envoy.logged(&["envoy-healthz", line]), [""; 0], "{status}");
             }
         };
-        said_nothing();
-        // Nobody has asked.
+        logged_nothing();
+        // No probe has come.
         assert_eq!(envoy.logged(&["envoy-healthz", "/healthz"]), [""; 0]);
-        agree(Build::Wasm, &envoy, status, async || {
-            Prober::http(port).get("/healthz").await.status
-        })
-        .await;
-        said_nothing();
+        let probe = async || Prober::http(envoy.port).get("/healthz").await.status;
+        agree(Build::Wasm, &envoy, status, probe).await;
+        logged_nothing();
         assert_eq!(refreshes("failed").await, 0, "{status}");
         let lines = envoy.logged(&["envoy-healthz[default]: /healthz is unhealthy"]);
         assert_eq!(lines.len(), usize::from(status == 503), "{lines:#?}");
@@ -159,13 +143,13 @@ async fn a_start_says_nothing_of_itself() {
 }
 
 /// An answer that rests on a failed refresh says that the admin is unavailable, any other one that it is
-/// available; a refresh that nobody has asked for says nothing.
+/// available; a refresh in the background says nothing.
 #[tokio::test]
 async fn admin_up_says_what_answers_rested_on() {
     let fields = json!({
         "refresh_interval_ms": 50, "max_stale_ms": 600_000, "admin_timeout_ms": 20000,
     });
-    let (envoy, fake) = envoy_with_fake(good(), "2", fields).await;
+    let (envoy, fake) = envoy_with_fake(healthy(), "2", fields).await;
     let port = envoy.port;
     let stat = async |metric: &str, labels: &[(&str, &str)]| {
         let labels = [&[("filter", "default")], labels].concat();
@@ -175,10 +159,8 @@ async fn admin_up_says_what_answers_rested_on() {
     let refreshes = async |result: &str| {
         let count = async || stat("refreshes", &[("result", result)]).await;
         let before = count().await;
-        eventually(&format!("refreshes have {result}"), async || {
-            (count().await >= before + 10).then_some(())
-        })
-        .await;
+        let what = format!("refreshes have {result}");
+        until(&what, async || count().await >= before + 10).await;
     };
     let lines = || {
         let logged = |text| envoy.logged(&["envoy-healthz[default]: admin ", text]);
@@ -186,41 +168,39 @@ async fn admin_up_says_what_answers_rested_on() {
         (gone, back)
     };
     // Probes until gauge and lines say this.
-    let told = async |status: u16, up: u64, said: (usize, usize)| {
-        let what = format!("admin_up {up}, lines {said:?}");
-        eventually(&what, async || {
+    let shown = async |status: u16, up: u64, logged: (usize, usize)| {
+        until(&format!("admin_up {up}, lines {logged:?}"), async || {
             let answer = Prober::http(port).get("/healthz").await.status;
-            let told = (stat("admin_up", &[]).await, lines());
-            (answer == status && told == (up, said)).then_some(())
+            answer == status && (stat("admin_up", &[]).await, lines()) == (up, logged)
         })
         .await;
     };
-    let unchanged = async |up: u64, said: (usize, usize)| {
-        assert_eq!((stat("admin_up", &[]).await, lines()), (up, said));
+    let unchanged = async |up: u64, logged: (usize, usize)| {
+        assert_eq!((stat("admin_up", &[]).await, lines()), (up, logged));
     };
-    told(200, 1, (0, 0)).await;
+    shown(200, 1, (0, 0)).await;
     let wrong = || Does::Answer(500, HEALTHY.to_vec());
     for does in [Does::Close, wrong()] {
         fake.change_to(does);
         refreshes("failed").await;
         unchanged(1, (0, 0)).await;
-        fake.change_to(good());
+        fake.change_to(healthy());
         refreshes("succeeded").await;
         unchanged(1, (0, 0)).await;
     }
-    told(200, 1, (0, 0)).await;
+    shown(200, 1, (0, 0)).await;
 
     // Stale answers.
     fake.change_to(Does::Close);
-    told(200, 0, (1, 0)).await;
-    fake.change_to(good());
+    shown(200, 0, (1, 0)).await;
+    fake.change_to(healthy());
     refreshes("succeeded").await;
     unchanged(0, (1, 0)).await;
-    told(200, 1, (1, 1)).await;
+    shown(200, 1, (1, 1)).await;
 
     // Nothing is known.
     fake.change_to(wrong());
-    told(503, 0, (2, 1)).await;
-    fake.change_to(good());
-    told(200, 1, (2, 2)).await;
+    shown(503, 0, (2, 1)).await;
+    fake.change_to(healthy());
+    shown(200, 1, (2, 2)).await;
 }

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::config::{cluster, with_tcp_check};
+use e2e::config::Config;
 use e2e::envoy::Envoy;
-use e2e::fake_admin::{Does, HEALTHY, envoy_with_fake};
+use e2e::fake_admin::{Does, HEALTHY, envoy_with_fake, healthy};
 use e2e::prober::Prober;
-use e2e::{Build, TcpHost, eventually, free_port};
+use e2e::{Build, TcpHost, free_port, until};
 use serde_json::{Value, json};
 
-use super::{Sidecar, listener, patient};
+use super::{Sidecar, agree, checked, listener};
 
 both_builds! {
     another_cause_is_logged_and_at_most_one_in_ten_seconds,
@@ -25,18 +25,18 @@ fn causes(envoy: &Envoy) -> Vec<String> {
 /// at what is recorded, which it does once a second.
 async fn details(port: u16, line: &str) {
     let mut since = Instant::now();
-    eventually(&format!("probes say {line:?}"), async || {
+    until(&format!("probes say {line:?}"), async || {
         let answer = Prober::http(port).get("/healthz?verbose").await;
         if !answer.body.contains(line) {
             since = Instant::now();
         }
-        (since.elapsed() > Duration::from_secs(2)).then_some(())
+        since.elapsed() > Duration::from_secs(2)
     })
     .await;
 }
 
-/// A listener that asks for these clusters.
-fn asks_for(build: Build, port: u16, clusters: Value) -> Vec<Value> {
+/// A listener whose `/healthz` is for these clusters.
+fn healthz(build: Build, port: u16, clusters: Value) -> Vec<Value> {
     let endpoint = json!({"path": "/healthz", "clusters": clusters, "details": true});
     let config = json!({"endpoints": [endpoint]});
     vec![listener(build, port, "details", &config)]
@@ -46,13 +46,9 @@ fn asks_for(build: Build, port: u16, clusters: Value) -> Vec<Value> {
 async fn another_cause_is_logged_and_at_most_one_in_ten_seconds(build: Build) {
     const CHANGES: usize = 3;
     let port = free_port();
-    let listeners = asks_for(build, port, json!(["c", "dead"]));
-    let change = |config: &mut Value| {
-        let clusters = config["static_resources"]["clusters"].as_array_mut();
-        let dead = with_tcp_check(cluster("dead", &[free_port()]));
-        clusters.expect("clusters").push(patient(dead));
-    };
-    let mut sidecar = Sidecar::start_with(build, listeners, &[], change).await;
+    let listeners = healthz(build, port, json!(["c", "dead"]));
+    let config = Config::new().cluster(checked("dead", &[free_port()]));
+    let mut sidecar = Sidecar::start_with(build, listeners, config, &[]).await;
     details(port, "[-]dead 0/1 healthy").await;
     sidecar.agrees(port, 503).await;
 
@@ -71,10 +67,9 @@ async fn another_cause_is_logged_and_at_most_one_in_ten_seconds(build: Build) {
         let limit = 2 * e2e::DEADLINE;
         assert!(passed < limit, "{lines:#?} after {passed:?}");
     }
-    assert!(
-        lines.iter().all(|line| line.contains("dead 0/1 healthy")),
-        "{lines:#?}"
-    );
+    let mut all = lines.iter();
+    let dead = all.all(|line| line.contains("dead 0/1 healthy"));
+    assert!(dead, "{lines:#?}");
     let with_c: Vec<_> = lines.iter().map(|line| line.contains("c 0/1")).collect();
     assert_eq!(with_c, [false, true, false, true], "{lines:#?}");
 }
@@ -83,18 +78,14 @@ async fn another_cause_is_logged_and_at_most_one_in_ten_seconds(build: Build) {
 async fn the_same_clusters_with_other_hosts_are_not_logged_again(build: Build) {
     let port = free_port();
     let rule = json!({"name": "three", "min_healthy": 3});
-    let listeners = asks_for(build, port, json!([rule, "c"]));
+    let listeners = healthz(build, port, json!([rule, "c"]));
     let ports = [(); 3].map(|()| free_port());
-    let change = |config: &mut Value| {
-        let clusters = config["static_resources"]["clusters"].as_array_mut();
-        let three = with_tcp_check(cluster("three", &ports));
-        clusters.expect("clusters").push(patient(three));
-    };
+    let config = Config::new().cluster(checked("three", &ports));
     let mut hosts = Vec::new();
     for port in ports {
         hosts.push(TcpHost::start(port).await);
     }
-    let mut sidecar = Sidecar::start_with(build, listeners, &[], change).await;
+    let mut sidecar = Sidecar::start_with(build, listeners, config, &[]).await;
     sidecar.agrees(port, 200).await;
     for left in (0..3).rev() {
         hosts.pop();
@@ -103,9 +94,9 @@ async fn the_same_clusters_with_other_hosts_are_not_logged_again(build: Build) {
     sidecar.agrees(port, 503).await;
     assert_eq!(causes(&sidecar.envoy).len(), 1);
     sidecar.outage();
-    eventually("that c fails is logged", async || {
+    until("that c fails is logged", async || {
         Prober::http(port).get("/healthz").await;
-        (causes(&sidecar.envoy).len() > 1).then_some(())
+        causes(&sidecar.envoy).len() > 1
     })
     .await;
     let lines = causes(&sidecar.envoy);
@@ -119,29 +110,24 @@ async fn the_same_clusters_with_other_hosts_are_not_logged_again(build: Build) {
 async fn another_fault_of_the_admin_is_logged() {
     let fields = json!({"max_age_ms": 0, "max_stale_ms": 0, "admin_timeout_ms": 1000});
     let wrong = Does::Answer(500, HEALTHY.to_vec());
-    let (envoy, fake) = envoy_with_fake(wrong, "2", fields).await;
-    let port = envoy.port;
+    let (envoy, fake) = envoy_with_fake(wrong.clone(), "2", fields).await;
+    let probe = async || Prober::http(envoy.port).get("/healthz").await.status;
     let failed = b"c::127.0.0.1:9000::health_flags::/failed_active_hc\n";
     let mut lines = Vec::new();
     for (does, cause) in [
-        (None, "/clusters answered 500"),
-        (Some(Does::Hang), "/clusters did not answer"),
-        (Some(Does::Answer(200, failed.to_vec())), "c 0/1 healthy"),
+        (wrong, "/clusters answered 500"),
+        (Does::Hang, "/clusters did not answer"),
+        (Does::Answer(200, failed.to_vec()), "c 0/1 healthy"),
     ] {
-        if let Some(does) = does {
-            fake.change_to(does);
-        }
-        eventually(&format!("{cause:?} is logged"), async || {
-            assert_eq!(Prober::http(port).get("/healthz").await.status, 503);
+        fake.change_to(does);
+        until(&format!("{cause:?} is logged"), async || {
+            assert_eq!(probe().await, 503);
             lines = causes(&envoy);
-            lines.last()?.contains(cause).then_some(())
+            lines.last().is_some_and(|line| line.contains(cause))
         })
         .await;
     }
     assert_eq!(lines.len(), 3, "{lines:#?}");
-    fake.change_to(Does::Answer(200, HEALTHY.to_vec()));
-    super::agree(Build::Wasm, &envoy, 200, async || {
-        Prober::http(port).get("/healthz").await.status
-    })
-    .await;
+    fake.change_to(healthy());
+    agree(Build::Wasm, &envoy, 200, probe).await;
 }

@@ -1,39 +1,41 @@
-//! What only the module is asked: Watches, List, and probes on a route whose cluster xDS takes away.
+//! What only the module answers: Watches, List, and probes on a route whose cluster xDS takes away.
 
 use std::time::{Duration, Instant};
 
-use e2e::config::{bootstrap, cluster, listener_with_routes, manager, with_tcp_check};
+use e2e::config::{Config, listener_with_routes, manager};
 use e2e::envoy::Envoy;
 use e2e::grpc_health::{Connection, LIST, NOT_SERVING, SERVING, Sent, Watch, channel};
 use e2e::prober::Prober;
-use e2e::xds::Cds;
-use e2e::{Build, TcpHost, eventually, free_port, module, replace_file};
+use e2e::xds::{Cds, Rds};
+use e2e::{Build, TcpHost, free_port, module, until};
 use serde_json::{Value, json};
 
 use super::{
-    STEADY, Sidecar, agree, healthy_gauge, healthz_for, in_force, last_line, listener, patient,
+    STEADY, Sidecar, agree, checked, healthy_gauge, healthz_for, in_force, last_line, listener,
 };
 
-/// Without the network filter the filter asks for the route's cluster, with it for that of its name.
+/// `/healthz` on new connections, log and gauge agree.
+async fn agrees(envoy: &Envoy, status: u16) {
+    let probe = async || Prober::http(envoy.port).get("/healthz").await.status;
+    agree(Build::Module, envoy, status, probe).await;
+}
+
+/// Without the network filter the filter reads the route's cluster, with it that of its name.
 async fn without_its_cluster(change: impl Fn(Value) -> Value) {
-    let (admin, port) = (free_port(), free_port());
     let (_host, live) = TcpHost::on_free_port().await;
     let routes = vec![module::route("/healthz", "c")];
-    let mut listener = listener_with_routes(port, vec![module::filter_for("c")], routes);
+    let filter = Build::Module.filter(&json!({}));
+    let mut listener = listener_with_routes(free_port(), [filter], routes);
     manager(&mut listener)["route_config"]["validate_clusters"] = json!(false);
-    let mut config = bootstrap(admin, vec![change(listener)], vec![]);
-    let c = patient(with_tcp_check(cluster("c", &[live])));
-    let mut cds = Cds::add_to(&mut config, vec![c.clone()]);
-    let envoy = Envoy::start(&config.to_string(), &[]).await;
-    let agrees = async |status| {
-        let ask = async || Prober::http(port).get("/healthz").await.status;
-        agree(Build::Module, &envoy, status, ask).await;
-    };
-    agrees(200).await;
+    let c = checked("c", &[live]);
+    let mut cds = Cds::new(vec![c.clone()]);
+    let config = Config::new().cds(&cds).listener(change(listener));
+    let envoy = config.start().await;
+    agrees(&envoy, 200).await;
     cds.set("c", None);
-    agrees(503).await;
+    agrees(&envoy, 503).await;
     cds.set("c", Some(c));
-    agrees(200).await;
+    agrees(&envoy, 200).await;
 }
 
 #[tokio::test]
@@ -49,59 +51,30 @@ async fn cds_takes_a_cluster_that_the_network_filter_knew() {
 /// RDS leads the route to another cluster. What has been open before goes on by the old route, and says
 /// nothing, for nothing changes there.
 async fn led_elsewhere(with_a_watch: bool) {
-    let (admin, port) = (free_port(), free_port());
     let (_host, live) = TcpHost::on_free_port().await;
-    let filter = module::filter(&json!({
-        "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
-        "grpc_health": {"services": {"": "/healthz"}},
-    }));
-    let mut listener = listener_with_routes(port, vec![filter], vec![]);
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let file = folder.path().join("rds.json");
-    let lead_to = |version: u64, cluster: &str| {
+    let filter = Build::Module.filter(&with_grpc());
+    let mut listener = listener_with_routes(free_port(), [filter], vec![]);
+    let to = |cluster: &str| {
         let route = json!({"cluster": cluster, "timeout": "0s", "idle_timeout": "0s"});
-        let host = json!({
-            "name": "all",
-            "domains": ["*"],
-            "routes": [{"match": {"prefix": "/"}, "route": route}],
-        });
-        let routes = json!({
-            "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
-            "name": "routes",
-            "virtual_hosts": [host],
-        });
-        let content = json!({"version_info": version.to_string(), "resources": [routes]});
-        replace_file(&file, &content);
+        vec![json!({"match": {"prefix": "/"}, "route": route})]
     };
-    lead_to(0, "c");
-    let manager = manager(&mut listener).as_object_mut().expect("fields");
-    manager.remove("route_config");
-    let source = json!({
-        "resource_api_version": "V3",
-        "path_config_source": {"path": file},
-    });
-    let rds = json!({"route_config_name": "routes", "config_source": source});
-    manager.insert("rds".to_owned(), rds);
-    let clusters = ["c", "other"].map(|name| patient(with_tcp_check(cluster(name, &[live]))));
-    let config = bootstrap(admin, vec![listener], clusters.into());
-    let envoy = Envoy::start(&config.to_string(), &[]).await;
-    let agrees = async |status| {
-        let ask = async || Prober::http(port).get("/healthz").await.status;
-        agree(Build::Module, &envoy, status, ask).await;
-    };
-    agrees(200).await;
-    let channel = channel(port);
+    let rds = Rds::of(&mut listener, to("c"));
+    let clusters = ["c", "other"].map(|name| checked(name, &[live]));
+    let config = Config::new().clusters(clusters).listener(listener);
+    let envoy = config.start().await;
+    agrees(&envoy, 200).await;
+    let channel = channel(envoy.port);
     let watch = with_a_watch.then(|| Watch::start(&channel, ""));
     if let Some(watch) = &watch {
         watch.wait_for(SERVING).await;
     }
-    lead_to(1, "other");
-    agrees(503).await;
+    rds.replace(to("other"));
+    agrees(&envoy, 503).await;
     if let Some(watch) = &watch {
-        assert_eq!(watch.told(), [SERVING]);
+        assert_eq!(watch.seen(), [SERVING]);
     }
-    lead_to(2, "c");
-    agrees(200).await;
+    rds.replace(to("c"));
+    agrees(&envoy, 200).await;
 }
 
 #[tokio::test]
@@ -132,7 +105,7 @@ async fn stays_healthy(envoy: &Envoy, mut meanwhile: impl AsyncFnMut()) {
     }
 }
 
-/// A Watch on a listener that was replaced is the only one who is told of an outage; the new listener
+/// A Watch on a listener that was replaced is the only one that an outage is sent to; the new listener
 /// was probed before.
 #[tokio::test]
 async fn an_outage_told_to_a_watch_on_the_old_listener() {
@@ -147,20 +120,20 @@ async fn an_outage_told_to_a_watch_on_the_old_listener() {
     sidecar.update(vec![listener(Build::Module, port, "new", &config)]);
     in_force(port, "new").await;
     sidecar.agrees(port, 200).await;
-    let told = async || match watch.last() {
+    let last = async || match watch.last() {
         Some(SERVING) => 200,
         Some(NOT_SERVING) => 503,
         _ => 0,
     };
     sidecar.outage();
-    agree(Build::Module, &sidecar.envoy, 503, told).await;
+    agree(Build::Module, &sidecar.envoy, 503, last).await;
     sidecar.recovery().await;
-    agree(Build::Module, &sidecar.envoy, 200, told).await;
-    assert_eq!(watch.told(), [SERVING, NOT_SERVING, SERVING]);
+    agree(Build::Module, &sidecar.envoy, 200, last).await;
+    assert_eq!(watch.seen(), [SERVING, NOT_SERVING, SERVING]);
 }
 
 /// The host stops so soon after the first message that the change is recorded a moment after the only
-/// asker has been told.
+/// Watch has been sent it.
 #[tokio::test]
 async fn an_outage_told_to_the_only_watch_at_once() {
     let port = free_port();
@@ -172,7 +145,7 @@ async fn an_outage_told_to_the_only_watch_at_once() {
     sidecar.outage();
     watch.wait_for(NOT_SERVING).await;
     agree(Build::Module, &sidecar.envoy, 503, async || 503).await;
-    assert_eq!(watch.told(), [SERVING, NOT_SERVING]);
+    assert_eq!(watch.seen(), [SERVING, NOT_SERVING]);
 }
 
 /// `List` is a look at the whole, and no probe.
@@ -184,20 +157,18 @@ async fn a_list_is_not_recorded() {
     sidecar.agrees(port, 200).await;
     let connection = Connection::open(port).await;
     let list = async || {
-        let reply = connection.ask(&Sent::call(LIST, b"")).await;
+        let reply = connection.call(&Sent::call(LIST, b"")).await;
         reply.expect("an answer").body
     };
     let healthy = list().await;
     sidecar.outage();
-    eventually("List says something else", async || {
-        (list().await != healthy).then_some(())
-    })
-    .await;
+    let what = "List is another one";
+    until(what, async || list().await != healthy).await;
     stays_healthy(&sidecar.envoy, async || assert_ne!(list().await, healthy)).await;
     sidecar.agrees(port, 503).await;
 }
 
-/// In a drain Envoy's health_check filter refuses the probes, and Watches are told by that: the endpoint
+/// In a drain Envoy's health_check filter refuses the probes, and Watches are sent that: the endpoint
 /// is what it was.
 #[tokio::test]
 async fn a_drain_is_not_recorded() {
@@ -212,7 +183,7 @@ async fn a_drain_is_not_recorded() {
     watch.wait_for(SERVING).await;
     sidecar.envoy.post("/healthcheck/fail").await;
     Prober::http(port).wait_for(503).await;
-    // Before 1.39 an open Watch does not hear of it.
+    // Before 1.39 an open Watch is not sent it.
     if !e2e::envoy::version().starts_with("1.38.") {
         watch.wait_for(NOT_SERVING).await;
     }

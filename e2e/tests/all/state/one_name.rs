@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use e2e::config::{cluster, manager};
+use e2e::config::{Config, cluster, manager};
 use e2e::prober::Prober;
-use e2e::{Build, eventually, free_port};
-use serde_json::{Value, json};
+use e2e::{Build, free_port, until};
+use serde_json::json;
 
 use super::{Sidecar, healthy_gauge, healthz_for, listener};
 
@@ -16,20 +16,19 @@ both_builds! {
     two_that_disagree,
 }
 
-/// A cluster without a host.
-fn add_empty(config: &mut Value) {
-    let clusters = config["static_resources"]["clusters"].as_array_mut();
-    clusters.expect("clusters").push(cluster("empty", &[]));
+/// With a cluster that has no host.
+fn with_empty() -> Config {
+    Config::new().cluster(cluster("empty", &[]))
 }
 
-/// They ask about different clusters, and now the one is probed, now the other.
+/// They are about different clusters, and now the one is probed, now the other.
 async fn the_one_that_is_probed(build: Build) {
     let (healthy, unhealthy) = (free_port(), free_port());
     let listeners = vec![
         listener(build, healthy, "healthy", &healthz_for("c")),
         listener(build, unhealthy, "unhealthy", &healthz_for("empty")),
     ];
-    let sidecar = Sidecar::start_with(build, listeners, &[], add_empty).await;
+    let sidecar = Sidecar::start_with(build, listeners, with_empty(), &[]).await;
     for _ in 0..2 {
         sidecar.agrees(healthy, 200).await;
         sidecar.agrees(unhealthy, 503).await;
@@ -71,17 +70,13 @@ async fn the_end_of_one_of_two(build: Build) {
             .collect();
         let (stays, left) = (ports[1 - ends], vec![listeners[1 - ends].clone()]);
         let drain = ["--drain-time-s", "1"];
-        let mut sidecar = Sidecar::start_with(build, listeners, &drain, add_empty).await;
+        let mut sidecar = Sidecar::start_with(build, listeners, with_empty(), &drain).await;
         sidecar.agrees(stays, 503).await;
         sidecar.agrees(ports[ends], 503).await;
         sidecar.update(left);
-        eventually("it is gone", async || {
-            let updates = "listener_manager.lds.update_success";
-            let draining = "listener_manager.total_listeners_draining";
-            let stat = async |name| sidecar.envoy.stat(name).await;
-            (stat(updates).await == 2 && stat(draining).await == 0).then_some(())
-        })
-        .await;
+        sidecar.lds.taken(&sidecar.envoy).await;
+        let draining = "listener_manager.total_listeners_draining";
+        sidecar.envoy.wait_for_stat(draining, 0).await;
         sidecar.agrees(stays, 503).await;
     }
 }
@@ -94,24 +89,22 @@ async fn two_that_disagree(build: Build) {
         listener(build, healthy, "healthy", &healthz_for("c")),
         listener(build, unhealthy, "unhealthy", &healthz_for("empty")),
     ];
-    let sidecar = Sidecar::start_with(build, listeners, &[], add_empty).await;
+    let sidecar = Sidecar::start_with(build, listeners, with_empty(), &[]).await;
     let begun = Instant::now();
-    eventually("what is recorded alternates", async || {
+    until("what is recorded alternates", async || {
         for port in ports {
             Prober::http(port).get("/healthz").await;
         }
-        let lines = sidecar
-            .envoy
-            .logged(&["envoy-healthz[default]: /healthz is "]);
+        let text = "envoy-healthz[default]: /healthz is ";
+        let lines = sidecar.envoy.logged(&[text]);
         let passed = begun.elapsed();
         let most = 1 + passed.as_secs() as usize;
         assert!(lines.len() <= most, "{lines:#?} after {passed:?}");
-        for (nth, line) in lines.iter().enumerate() {
-            let differs =
-                nth == 0 || line.contains("unhealthy") != lines[nth - 1].contains("unhealthy");
-            assert!(differs, "{lines:#?}");
-        }
-        (lines.len() >= 5).then_some(())
+        let unhealthy = |line: &String| line.contains("unhealthy");
+        let mut pairs = lines.windows(2);
+        let alternate = pairs.all(|two| unhealthy(&two[0]) != unhealthy(&two[1]));
+        assert!(alternate, "{lines:#?}");
+        lines.len() >= 5
     })
     .await;
     sidecar.agrees(unhealthy, 503).await;
@@ -130,12 +123,12 @@ async fn filters_of_two_vms() {
         other,
         listener(build, unhealthy, "unhealthy", &healthz_for("empty")),
     ];
-    let sidecar = Sidecar::start_with(build, listeners, &[], add_empty).await;
+    let sidecar = Sidecar::start_with(build, listeners, with_empty(), &[]).await;
     let shows = async |port: u16, status: u16| {
-        eventually(&format!("gauge and probes say {status}"), async || {
+        until(&format!("gauge and probes say {status}"), async || {
             let answer = Prober::http(port).get("/healthz").await.status;
             let gauge = healthy_gauge(build, &sidecar.envoy).await;
-            (answer == status && gauge == Some(u64::from(status == 200))).then_some(())
+            answer == status && gauge == Some(u64::from(status == 200))
         })
         .await;
     };

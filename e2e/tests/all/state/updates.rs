@@ -1,10 +1,11 @@
 //! A configuration that is replaced and put back while the one before it drains.
 
-use e2e::config::{cluster, manager, with_grpc_check};
-use e2e::{Build, eventually, free_port};
+use e2e::config::{Config, cluster, manager, with_grpc_check};
+use e2e::prober::Connection;
+use e2e::{Build, free_port};
 use serde_json::{Value, json};
 
-use super::{Connection, Sidecar, agree, healthz_for, in_force, listener};
+use super::{Sidecar, agree, healthz_for, in_force, listener};
 
 both_builds! {
     a_rollback,
@@ -43,7 +44,7 @@ async fn a_rollback(build: Build) {
     sidecar.agrees(port, 503).await;
 }
 
-/// Nobody has asked the one in between.
+/// The one in between is not probed.
 async fn an_outage_after_a_rollback(build: Build) {
     let port = free_port();
     let mut sidecar = Sidecar::start(build, good(build, port)).await;
@@ -61,12 +62,9 @@ async fn an_outage_after_a_rollback(build: Build) {
 /// The update's routes do not come, so that its listener answers nobody.
 async fn an_outage_while_an_update_warms(build: Build) {
     let port = free_port();
-    let change = |config: &mut Value| {
-        let clusters = config["static_resources"]["clusters"].as_array_mut();
-        let nobody = with_grpc_check(cluster("xds", &[free_port()]));
-        clusters.expect("clusters").push(nobody);
-    };
-    let mut sidecar = Sidecar::start_with(build, good(build, port), &[], change).await;
+    let nobody = with_grpc_check(cluster("xds", &[free_port()]));
+    let config = Config::new().cluster(nobody);
+    let mut sidecar = Sidecar::start_with(build, good(build, port), config, &[]).await;
     sidecar.agrees(port, 200).await;
 
     let mut update = listener(build, port, "update", &with_another_endpoint());
@@ -84,11 +82,8 @@ async fn an_outage_while_an_update_warms(build: Build) {
     let rds = json!({"route_config_name": "routes", "config_source": source});
     manager.insert("rds".to_owned(), rds);
     sidecar.update(vec![update]);
-    eventually("the update warms", async || {
-        let warming = "listener_manager.total_listeners_warming";
-        (sidecar.envoy.stat(warming).await == 1).then_some(())
-    })
-    .await;
+    let warming = "listener_manager.total_listeners_warming";
+    sidecar.envoy.wait_for_stat(warming, 1).await;
 
     sidecar.outage();
     sidecar.agrees(port, 503).await;
@@ -110,8 +105,8 @@ async fn an_outage_found_on_the_old_listener_after_the_new_one_was_probed(build:
 /// The only prober keeps its connection, and so the listener that took it.
 async fn stays_on_the_old_listener(build: Build, probe_the_new_one: bool) {
     let port = free_port();
-    let change = |_: &mut Value| ();
-    let mut sidecar = Sidecar::start_with(build, good(build, port), &LONG_DRAIN, change).await;
+    let config = Config::new();
+    let mut sidecar = Sidecar::start_with(build, good(build, port), config, &LONG_DRAIN).await;
     sidecar.agrees(port, 200).await;
     let mut connection = Connection::open(port).await;
     assert_eq!(connection.get("/healthz").await.0, 200);
@@ -122,7 +117,7 @@ async fn stays_on_the_old_listener(build: Build, probe_the_new_one: bool) {
         assert_eq!(Connection::open(port).await.get("/healthz").await.0, 200);
     }
     sidecar.outage();
-    let ask = async || connection.get("/healthz").await.0;
-    agree(build, &sidecar.envoy, 503, ask).await;
+    let probe = async || connection.get("/healthz").await.0;
+    agree(build, &sidecar.envoy, 503, probe).await;
     assert_eq!(connection.get("/").await.1, "good", "the old listener");
 }

@@ -4,15 +4,16 @@
 use std::io::Read;
 
 use e2e::grpc_health::{
-    CHECK, Connection, LIST, NOT_SERVING, PythonChannel, SERVING, Sent, WATCH, Watch, channel,
-    frame, frame_with_flag, request_for,
+    CHECK, Connection, LIST, NOT_SERVING, PythonChannel, SERVING, Seen, Sent, WATCH, Watch,
+    channel, frame, frame_with_flag, request_for,
 };
+use e2e::replaced;
 use flate2::Compression;
 use flate2::bufread::{GzEncoder, ZlibEncoder};
 use tonic::Code;
 
-use super::requests::Expected::{Fails, Tells};
-use super::requests::{asks, message, services, start};
+use super::requests::Expected::Fails;
+use super::requests::{SERVES, gets, message, services, start};
 use super::{Sidecar, Way};
 
 /// A service of a name that compression makes shorter: grpcio compresses nothing else.
@@ -39,33 +40,33 @@ fn call(path: &str, encoding: Option<&'static str>, message: &[u8]) -> Sent {
 
 #[tokio::test]
 async fn what_is_read() {
-    let (_envoy, port) = start(Some(services())).await;
-    let connection = Connection::open(port).await;
+    let envoy = start(Some(services())).await;
+    let connection = Connection::open(envoy.port).await;
     let echo = request_for("yages.Echo");
     for (encoding, message) in [("gzip", gzip(&echo)), ("deflate", zlib(&echo))] {
         let check = call(CHECK, Some(encoding), &message);
-        asks(&connection, encoding, &check, Tells(SERVING)).await;
+        gets(&connection, encoding, &check, SERVES).await;
         let plain = Sent::call(CHECK, &echo).with_header("grpc-encoding", Some(encoding));
-        asks(&connection, encoding, &plain, Tells(SERVING)).await;
+        gets(&connection, encoding, &plain, SERVES).await;
         // A Watch goes on after its first message.
         let watch = call(WATCH, Some(encoding), &message);
         let (_, mut body, _request) = connection.begin(&watch).await.unwrap();
         let first = tokio::time::timeout(e2e::DEADLINE, body.data()).await;
         let first = first.expect("a message").expect("a message").unwrap();
         assert_eq!(message_status(&first), SERVING, "{encoding}");
-        let list = connection.ask(&call(LIST, Some(encoding), &message)).await;
+        let list = connection.call(&call(LIST, Some(encoding), &message)).await;
         assert_eq!(list.unwrap().code(), Some(Code::Ok), "{encoding}");
     }
 }
 
-fn message_status(frame: &[u8]) -> e2e::grpc_health::Told {
-    e2e::grpc_health::Told::Status(message("the first of a Watch", frame).status())
+fn message_status(frame: &[u8]) -> Seen {
+    Seen::Status(message("the first of a Watch", frame).status())
 }
 
 #[tokio::test]
 async fn what_is_not() {
-    let (_envoy, port) = start(Some(services())).await;
-    let connection = Connection::open(port).await;
+    let envoy = start(Some(services())).await;
+    let connection = Connection::open(envoy.port).await;
     let echo = gzip(&request_for("yages.Echo"));
     for path in [CHECK, LIST, WATCH] {
         let unread = match path {
@@ -73,35 +74,26 @@ async fn what_is_not() {
             _ => Fails(Code::Unimplemented),
         };
         let (invalid, long) = (Fails(Code::InvalidArgument), Fails(Code::ResourceExhausted));
+        let (internal, bad) = (Fails(Code::Internal), gzip(b"\x0a\x05x"));
         for (case, encoding, message, expected) in [
             ("zstd", Some("zstd"), &echo[..], unread),
             ("an encoding of other letters", Some("GZIP"), &echo, unread),
-            ("no encoding", None, &echo, Fails(Code::Internal)),
-            ("identity", Some("identity"), &echo, Fails(Code::Internal)),
-            ("no gzip", Some("gzip"), b"\x0a\x01x", Fails(Code::Internal)),
-            (
-                "gzip, not zlib",
-                Some("deflate"),
-                &echo,
-                Fails(Code::Internal),
-            ),
-            ("cut off", Some("gzip"), &echo[..9], Fails(Code::Internal)),
-            (
-                "no message in it",
-                Some("gzip"),
-                &gzip(b"\x0a\x05x"),
-                invalid,
-            ),
+            ("no encoding", None, &echo, internal),
+            ("identity", Some("identity"), &echo, internal),
+            ("no gzip", Some("gzip"), b"\x0a\x01x", internal),
+            ("gzip, not zlib", Some("deflate"), &echo, internal),
+            ("cut off", Some("gzip"), &echo[..9], internal),
+            ("no message in it", Some("gzip"), &bad, invalid),
             ("4097 bytes in it", Some("gzip"), &gzip(&[0; 4097]), long),
             ("2 MB in it", Some("deflate"), &zlib(&[0; 2 << 20]), long),
         ] {
             let case = format!("{path}, {case}");
-            asks(&connection, &case, &call(path, encoding, message), expected).await;
+            gets(&connection, &case, &call(path, encoding, message), expected).await;
             let next = Sent::frames(CHECK, vec![frame(b"")]);
-            asks(&connection, &case, &next, Tells(SERVING)).await;
+            gets(&connection, &case, &next, SERVES).await;
         }
     }
-    let reply = connection.ask(&call(CHECK, Some("zstd"), b"")).await;
+    let reply = connection.call(&call(CHECK, Some("zstd"), b"")).await;
     let read = reply.unwrap().headers.get("grpc-accept-encoding").cloned();
     assert_eq!(read.unwrap(), "identity,gzip,deflate");
 }
@@ -110,10 +102,9 @@ async fn what_is_not() {
 #[tokio::test]
 async fn a_client_that_compresses_and_watches() {
     let sidecar = Sidecar::start_with(Way::Route, |config| {
-        let text = config
-            .to_string()
-            .replace("\\\"both\\\"", &format!("\\\"{SERVICE}\\\""));
-        *config = serde_json::from_str(&text).unwrap();
+        let [from, to] = ["both", SERVICE].map(|name| format!("\\\"{name}\\\""));
+        let text = replaced(&config.to_string(), &from, &to);
+        config.0 = serde_json::from_str(&text).unwrap();
     })
     .await;
     sidecar.wait_for([503, 503]).await;

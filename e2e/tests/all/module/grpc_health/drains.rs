@@ -4,14 +4,14 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use e2e::config::manager;
+use e2e::config::{Config, manager};
 use e2e::envoy::version;
-use e2e::eventually;
 use e2e::grpc_health::{
-    CHECK, Connection, End, NOT_SERVING, PythonCaller, PythonChannel, SERVING, Sent, Told, Watch,
+    CHECK, Connection, End, NOT_SERVING, PythonCaller, PythonChannel, SERVING, Seen, Sent, Watch,
     channel, check,
 };
 use e2e::prober::Prober;
+use e2e::until;
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -24,22 +24,22 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// Far longer than a worker's Watches wait for their next look at the drain.
 const STEADY: Duration = Duration::from_secs(1);
 
-/// Whether an open Watch can hear of a drain: not before Envoy 1.39, which tells a module why an answer was given.
-fn hears_of_drains() -> bool {
+/// Whether an open Watch can see a drain: not before Envoy 1.39, which says to a module why an answer was given.
+fn sees_drains() -> bool {
     !version().starts_with("1.38.")
 }
 
 /// What a Watch is sent that is open for so many drains.
-fn sent_in_drains(drains: usize) -> Vec<Told> {
-    let heard = if hears_of_drains() { drains } else { 0 };
+fn sent_in_drains(drains: usize) -> Vec<Seen> {
+    let seen = if sees_drains() { drains } else { 0 };
     let mut sent = vec![SERVING];
-    for _ in 0..heard {
+    for _ in 0..seen {
         sent.extend([NOT_SERVING, SERVING]);
     }
     sent
 }
 
-fn modify_only(config: &mut Value) {
+fn modify_only(config: &mut Config) {
     for listener in listeners(config) {
         listener["drain_type"] = json!("MODIFY_ONLY");
     }
@@ -69,8 +69,8 @@ impl Sidecar {
 
     async fn wait_for_calls(&self) {
         let before = self.calls().await;
-        eventually("calls come by this Envoy", async || {
-            (self.calls().await > before).then_some(())
+        until("calls come by this Envoy", async || {
+            self.calls().await > before
         })
         .await;
     }
@@ -91,14 +91,14 @@ async fn open_watches_hear_of_it() {
         }
     };
     all_are_sent(SERVING).await;
-    let refused = Told::Ended(Code::Unavailable);
+    let refused = Seen::Ended(Code::Unavailable);
     for by_a_call in [false, true] {
         sidecar.post("/healthcheck/fail").await;
         match by_a_call {
             true => assert_eq!(check(&client, LIVE).await, refused),
             false => sidecar.probe(503).await,
         }
-        if hears_of_drains() {
+        if sees_drains() {
             all_are_sent(NOT_SERVING).await;
         }
         Watch::start(&client, "").wait_for(refused).await;
@@ -109,13 +109,13 @@ async fn open_watches_hear_of_it() {
     let expected = sent_in_drains(2);
     drop(host);
     watches[0].wait_for(NOT_SERVING).await;
-    assert_eq!(watches[0].told(), [&expected[..], &[NOT_SERVING]].concat());
-    assert_eq!(watches[1].told(), expected);
+    assert_eq!(watches[0].seen(), [&expected[..], &[NOT_SERVING]].concat());
+    assert_eq!(watches[1].seen(), expected);
     let checks = "healthz.grpc_checks.filter.default.path./livez.status.SERVING";
     assert_eq!(sidecar.envoy.stat(checks).await, 2);
 }
 
-/// A listener that is replaced goes on with its Watches: they hear of a drain by those who ask the new one.
+/// A listener that is replaced goes on with its Watches: they see a drain by requests to the new one.
 #[tokio::test]
 async fn after_an_update_of_the_listener() {
     let mut lds = None;
@@ -133,24 +133,19 @@ async fn after_an_update_of_the_listener() {
     let mut new: Value = serde_json::from_str(&new.replace("/livez", "/alive")).unwrap();
     new["drain_type"] = json!("MODIFY_ONLY");
     lds.replace(vec![new]);
-    eventually("the new listener is in force", async || {
-        let updated = sidecar
-            .envoy
-            .stat("listener_manager.listener_in_place_updated");
-        (updated.await == 1).then_some(())
-    })
-    .await;
+    let updated = "listener_manager.listener_in_place_updated";
+    sidecar.envoy.wait_for_stat(updated, 1).await;
     for _ in 0..2 {
         sidecar.post("/healthcheck/fail").await;
         Prober::http(sidecar.plain).wait_for(503).await;
-        if hears_of_drains() {
+        if sees_drains() {
             watch.wait_for(NOT_SERVING).await;
         }
         sidecar.post("/healthcheck/ok").await;
         Prober::http(sidecar.plain).wait_for(200).await;
         watch.wait_for(SERVING).await;
     }
-    assert_eq!(watch.told(), sent_in_drains(2));
+    assert_eq!(watch.seen(), sent_in_drains(2));
 }
 
 /// A call that has passed the drain filter before the drain, and is held up between it and the module, says nothing
@@ -185,30 +180,27 @@ async fn a_call_from_before_it() {
     let connection = Connection::open(sidecar.plain).await;
     let held_up = Sent::call(CHECK, b"").ending(End::Open);
     let (reply, mut request) = connection.send(&held_up).await.unwrap();
-    eventually("the call is under way", async || {
-        let active = sidecar.envoy.stat("http.e2e.downstream_rq_active");
-        (active.await == 2).then_some(())
-    })
-    .await;
+    let active = "http.e2e.downstream_rq_active";
+    sidecar.envoy.wait_for_stat(active, 2).await;
     sidecar.post("/healthcheck/fail").await;
-    let refused = Told::Ended(Code::Unavailable);
+    let refused = Seen::Ended(Code::Unavailable);
     assert_eq!(check(&client, "").await, refused);
-    if hears_of_drains() {
+    if sees_drains() {
         watch.wait_for(NOT_SERVING).await;
     }
     request.send_data(Bytes::new(), true).unwrap();
     let reply = tokio::time::timeout(e2e::DEADLINE, reply).await;
     assert_eq!(reply.expect("a reply").unwrap().status(), 200);
-    let told = watch.told();
+    let seen = watch.seen();
     let answered = Instant::now();
     while answered.elapsed() < STEADY {
-        assert_eq!(watch.told(), told);
+        assert_eq!(watch.seen(), seen);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     sidecar.post("/healthcheck/ok").await;
     assert_eq!(check(&client, "").await, SERVING);
     watch.wait_for(SERVING).await;
-    assert_eq!(watch.told(), sent_in_drains(1));
+    assert_eq!(watch.seen(), sent_in_drains(1));
 }
 
 /// Clients of grpcio's that call by two Envoys, one of which drains for ten seconds and is probed once a second.
@@ -253,8 +245,8 @@ async fn clients_keep_their_connections() {
         opened <= 2 * clients,
         "{opened} connections of {clients} clients"
     );
-    if hears_of_drains() {
-        assert_eq!(watch.told(), [SERVING, NOT_SERVING]);
+    if sees_drains() {
+        assert_eq!(watch.seen(), [SERVING, NOT_SERVING]);
         alone.wait_for(&["TRANSIENT_FAILURE"]).await;
         let calls = drained.calls().await;
         other.wait_for_calls().await;
@@ -263,7 +255,7 @@ async fn clients_keep_their_connections() {
 
     drained.post("/healthcheck/ok").await;
     let back = Instant::now();
-    // The prober has asked just before that.
+    // The prober has probed just before that.
     tokio::time::sleep(PERIOD).await;
     drained.probe(200).await;
     watch.wait_for(SERVING).await;
@@ -274,7 +266,7 @@ async fn clients_keep_their_connections() {
         "{back:?}, probes up to {slowest:?}"
     );
     drained.wait_for_calls().await;
-    assert_eq!(watch.told(), sent_in_drains(1));
+    assert_eq!(watch.seen(), sent_in_drains(1));
     for caller in callers {
         let codes = caller.codes();
         let lost = codes.iter().filter(|&&code| code != Code::Ok).count();

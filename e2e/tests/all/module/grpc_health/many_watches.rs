@@ -1,10 +1,10 @@
-//! Thousands of Watches: each is told each change; together they cost what one costs; nothing is left
+//! Thousands of Watches: each sees each change; together they cost what one costs; nothing is left
 //! when they go.
 
 use std::time::Duration;
 
-use e2e::eventually;
-use e2e::grpc_health::{NOT_SERVING, SERVING, Told, Watch, channel};
+use e2e::grpc_health::{NOT_SERVING, SERVING, Seen, Watch, channel};
+use e2e::until;
 use tonic::transport::Channel;
 
 use super::{Sidecar, Way};
@@ -27,14 +27,14 @@ fn open(channels: &[Channel], count: usize) -> Vec<Watch> {
     channels.map(|channel| Watch::start(channel, "")).collect()
 }
 
-async fn all_were_told(watches: &[Watch], expected: &[Told]) {
-    eventually(&format!("all were told {expected:?}"), async || {
-        let told = |watch: &Watch| watch.told().len() >= expected.len();
-        watches.iter().all(told).then_some(())
+async fn all_see(watches: &[Watch], expected: &[Seen]) {
+    until(&format!("all see {expected:?}"), async || {
+        let mut watches = watches.iter();
+        watches.all(|watch| watch.seen().len() >= expected.len())
     })
     .await;
     for watch in watches {
-        assert_eq!(watch.told(), expected);
+        assert_eq!(watch.seen(), expected);
     }
 }
 
@@ -64,12 +64,12 @@ async fn of_one_endpoint() {
     let channels: Vec<_> = (0..CONNECTIONS).map(|_| channel(sidecar.plain)).collect();
     // One on each connection first, so that the connections are there without the many.
     let few = open(&channels, CONNECTIONS);
-    all_were_told(&few, &[NOT_SERVING]).await;
+    all_see(&few, &[NOT_SERVING]).await;
     let with_few = cost(&sidecar).await;
     let descriptors = sidecar.envoy.descriptors();
 
     let many = open(&channels, WATCHES);
-    all_were_told(&many, &[NOT_SERVING]).await;
+    all_see(&many, &[NOT_SERVING]).await;
     let with_many = cost(&sidecar).await;
     println!("{CONNECTIONS} Watches: {with_few:?}; {WATCHES} more: {with_many:?}");
     // The same but for noise: what they cost does not grow with them.
@@ -82,17 +82,17 @@ async fn of_one_endpoint() {
     for _ in 0..2 {
         let host = sidecar.start_host(0).await;
         expected.push(SERVING);
-        all_were_told(&many, &expected).await;
+        all_see(&many, &expected).await;
         drop(host);
         expected.push(NOT_SERVING);
-        all_were_told(&many, &expected).await;
+        all_see(&many, &expected).await;
     }
     drop(many);
-    let active = async || sidecar.envoy.stat("http.e2e.downstream_rq_active").await;
-    eventually("only the few are left", async || {
-        (active().await == CONNECTIONS as u64).then_some(())
-    })
-    .await;
+    let active = "http.e2e.downstream_rq_active";
+    sidecar
+        .envoy
+        .wait_for_stat(active, CONNECTIONS as u64)
+        .await;
     assert!(sidecar.envoy.descriptors() <= descriptors + 2);
     drop(few);
     sidecar.wait_until_idle().await;
@@ -106,7 +106,7 @@ async fn that_come_and_go() {
     let channels: Vec<_> = (0..CONNECTIONS).map(|_| channel(sidecar.plain)).collect();
     let come_and_go = async || {
         let many = open(&channels, WATCHES);
-        all_were_told(&many, &[NOT_SERVING]).await;
+        all_see(&many, &[NOT_SERVING]).await;
         drop(many);
         sidecar.wait_until_idle().await;
         sidecar.envoy.resident_mb()

@@ -2,25 +2,24 @@
 
 use std::time::Duration;
 
-use e2e::config::{bootstrap, cluster, listener};
+use e2e::config::{Config, cluster};
 use e2e::envoy::Envoy;
 use e2e::grpc_health::{
-    CHECK, Connection, End, LIST, Reply, SERVING, Sent, Told, WATCH, frame, request_for,
+    CHECK, Connection, End, LIST, Reply, SERVING, Seen, Sent, WATCH, frame, request_for,
 };
-use e2e::prober::{Answer, Prober};
-use e2e::{eventually, free_port, module};
+use e2e::{Build, free_port};
 use prost::Message as _;
 use serde_json::{Value, json};
 use tonic::Code;
 use tonic_health::pb::HealthCheckResponse;
 
-use Expected::{Fails, Passes, Tells};
+use Expected::{Fails, Has, Passes};
 
 /// What a request gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Expected {
     /// A status, and gRPC status 0.
-    Tells(Told),
+    Has(Seen),
     /// A gRPC status without a message.
     Fails(Code),
     /// What is behind the filter.
@@ -28,19 +27,16 @@ pub(super) enum Expected {
 }
 
 /// One Envoy, whose every request that goes on is answered `418 passed`.
-pub(super) async fn start(grpc_health: Option<Value>) -> (Envoy, u16) {
-    module::folder();
-    let (admin, port) = (free_port(), free_port());
-    let mut config = json!({"endpoints": [{"path": "/healthz", "clusters": ["c"]}]});
+pub(super) async fn start(grpc_health: Option<Value>) -> Envoy {
+    let mut filter = json!({});
     if let Some(grpc_health) = grpc_health {
-        config["grpc_health"] = grpc_health;
+        filter["grpc_health"] = grpc_health;
     }
-    let listener = listener(port, vec![module::filter(&config)]);
-    let listener = module::with_network_filter(listener);
-    let clusters = vec![cluster("c", &[1])];
-    let envoy = Envoy::start(&bootstrap(admin, vec![listener], clusters).to_string(), &[]).await;
-    Prober::http(port).wait_for(200).await;
-    (envoy, port)
+    let listener = Build::Module.listener(free_port(), &filter);
+    let config = Config::new().listener(listener).cluster(cluster("c", &[1]));
+    let envoy = config.start().await;
+    envoy.wait_for("/healthz", 200, "").await;
+    envoy
 }
 
 pub(super) fn services() -> Value {
@@ -59,14 +55,12 @@ fn read(case: &str, reply: &Reply) -> Expected {
     match reply.code().expect("a gRPC status") {
         Code::Ok => {
             assert!(reply.trailers.is_some(), "{case}: {reply:?}");
-            Tells(Told::Status(message(case, &reply.body).status()))
+            Has(Seen::Status(message(case, &reply.body).status()))
         }
         code => {
             assert_eq!(reply.body, b"", "{case}");
-            assert!(
-                reply.trailers.is_none(),
-                "{case}: trailers alone are headers"
-            );
+            let none = reply.trailers.is_none();
+            assert!(none, "{case}: trailers alone are headers");
             Fails(code)
         }
     }
@@ -88,8 +82,10 @@ fn message_of(bytes: usize) -> Vec<u8> {
 /// What a client sends, and what it gets.
 type Row = (&'static str, Sent, Expected);
 
+pub(super) const SERVES: Expected = Has(SERVING);
 const INVALID: Expected = Fails(Code::InvalidArgument);
 const EXHAUSTED: Expected = Fails(Code::ResourceExhausted);
+const INTERNAL: Expected = Fails(Code::Internal);
 
 /// What holds for all three methods: how a message is framed, and its length.
 fn framing(path: &str) -> Vec<Row> {
@@ -99,6 +95,9 @@ fn framing(path: &str) -> Vec<Row> {
     let flagged = |flag: u8| of(&[&[flag], &echo[1..]].concat());
     let two = |frames: [&[u8]; 2]| Sent::frames(path, frames.map(<[u8]>::to_vec).into());
     let megabyte = vec![0; 1_000_000];
+    let claims = |length: u32| claiming(length, b"").ending(End::Open);
+    let too_much = [&echo, &b"x"[..]].concat();
+    let endless = frame(b"\x0a\xff\xff\xff\xff\xff");
     vec![
         ("no body", of(b"").ending(End::Headers), INVALID),
         ("an empty body", of(b""), INVALID),
@@ -106,44 +105,20 @@ fn framing(path: &str) -> Vec<Row> {
         ("a part of the prefix", of(&[0, 0, 0]), INVALID),
         ("a prefix alone", claiming(3, b""), INVALID),
         ("cut off", of(&echo[..echo.len() - 1]), INVALID),
-        (
-            "longer than its prefix says",
-            of(&[&echo, &b"x"[..]].concat()),
-            INVALID,
-        ),
+        ("longer than its prefix says", of(&too_much), INVALID),
         ("two messages", of(&[&echo[..], &echo].concat()), INVALID),
         ("two in two frames", two([&echo, &echo]), INVALID),
-        (
-            "compressed, and it is not said how",
-            flagged(1),
-            Fails(Code::Internal),
-        ),
+        ("compressed, and it is not said how", flagged(1), INTERNAL),
         ("a flag that is none", flagged(2), INVALID),
         ("no protobuf", of(&frame(b"\x0a\x05x")), INVALID),
-        (
-            "a length without end",
-            of(&frame(b"\x0a\xff\xff\xff\xff\xff")),
-            INVALID,
-        ),
+        ("a length without end", of(&endless), INVALID),
         ("an end of a group", of(&frame(&[0x14])), INVALID),
-        (
-            "a thousand groups in each other",
-            of(&frame(&[0x13; 1000])),
-            INVALID,
-        ),
+        ("1000 nested groups", of(&frame(&[0x13; 1000])), INVALID),
         ("too long", of(&frame(&message_of(4097))), EXHAUSTED),
         ("1 MB", of(&frame(&megabyte)), EXHAUSTED),
         // What these say is enough to answer.
-        (
-            "1 MB by its prefix",
-            claiming(1_000_000, b"").ending(End::Open),
-            EXHAUSTED,
-        ),
-        (
-            "4 GB by its prefix",
-            claiming(u32::MAX, b"").ending(End::Open),
-            EXHAUSTED,
-        ),
+        ("1 MB by its prefix", claims(1_000_000), EXHAUSTED),
+        ("4 GB by its prefix", claims(u32::MAX), EXHAUSTED),
         (
             "1 MB after a message",
             two([&echo, &megabyte]).ending(End::Open),
@@ -154,22 +129,22 @@ fn framing(path: &str) -> Vec<Row> {
 
 #[tokio::test]
 async fn framing_of_each_method() {
-    let (envoy, port) = start(Some(services())).await;
-    let connection = Connection::open(port).await;
+    let envoy = start(Some(services())).await;
+    let connection = Connection::open(envoy.port).await;
     for path in [CHECK, LIST, WATCH] {
         for (case, sent, expected) in framing(path) {
             let case = format!("{path}, {case}");
-            asks(&connection, &case, &sent, expected).await;
+            gets(&connection, &case, &sent, expected).await;
             let next = Sent::call(CHECK, b"");
-            asks(&connection, &format!("after {case}"), &next, Tells(SERVING)).await;
+            gets(&connection, &format!("after {case}"), &next, SERVES).await;
         }
     }
-    assert_eq!(Prober::http(port).get("/healthz").await.status, 200);
+    assert_eq!(envoy.get("/healthz").await.status, 200);
     no_request_is_left(&envoy).await;
 }
 
-pub(super) async fn asks(connection: &Connection, case: &str, sent: &Sent, expected: Expected) {
-    let reply = tokio::time::timeout(e2e::DEADLINE, connection.ask(sent)).await;
+pub(super) async fn gets(connection: &Connection, case: &str, sent: &Sent, expected: Expected) {
+    let reply = tokio::time::timeout(e2e::DEADLINE, connection.call(sent)).await;
     let reply = reply.unwrap_or_else(|_| panic!("{case}: no reply"));
     let reply = reply.unwrap_or_else(|error| panic!("{case}: {error}"));
     assert_eq!(read(case, &reply), expected, "{case}: {reply:?}");
@@ -177,40 +152,33 @@ pub(super) async fn asks(connection: &Connection, case: &str, sent: &Sent, expec
 
 #[tokio::test]
 async fn messages() {
-    let (envoy, port) = start(Some(services())).await;
+    let envoy = start(Some(services())).await;
     let service = |name: &str| Sent::call(CHECK, &request_for(name));
+    let frames = |frames| Sent::frames(CHECK, frames);
     let unknown = Fails(Code::NotFound);
     let echo = frame(&request_for("yages.Echo"));
     let byte_by_byte = echo.iter().map(|byte| vec![*byte]).collect();
     let rows: Vec<Row> = vec![
-        ("empty", Sent::call(CHECK, b""), Tells(SERVING)),
-        ("the whole server", service(""), Tells(SERVING)),
-        ("a service", service("yages.Echo"), Tells(SERVING)),
+        ("empty", Sent::call(CHECK, b""), SERVES),
+        ("the whole server", service(""), SERVES),
+        ("a service", service("yages.Echo"), SERVES),
         ("another", service("x"), unknown),
         ("the beginning of a name", service("yages"), unknown),
         ("in other letters", service("yages.echo"), unknown),
         ("the longest", Sent::call(CHECK, &message_of(4096)), unknown),
-        (
-            "byte by byte",
-            Sent::frames(CHECK, byte_by_byte),
-            Tells(SERVING),
-        ),
+        ("byte by byte", frames(byte_by_byte), SERVES),
         (
             "an empty frame at the end",
-            Sent::frames(CHECK, vec![echo, vec![]]),
-            Tells(SERVING),
+            frames(vec![echo, vec![]]),
+            SERVES,
         ),
         (
             "trailers at the end",
             service("yages.Echo").ending(End::Trailers),
-            Tells(SERVING),
+            SERVES,
         ),
         // As a later version of the protocol may have one.
-        (
-            "an unknown field",
-            Sent::call(CHECK, &[0x50, 1]),
-            Tells(SERVING),
-        ),
+        ("an unknown field", Sent::call(CHECK, &[0x50, 1]), SERVES),
         (
             "a number for the name",
             Sent::call(CHECK, &[0x08, 1]),
@@ -218,102 +186,81 @@ async fn messages() {
         ),
         ("no UTF-8", Sent::call(CHECK, b"\x0a\x01\xff"), INVALID),
     ];
-    let connection = Connection::open(port).await;
+    let connection = Connection::open(envoy.port).await;
     for (case, sent, expected) in rows {
-        asks(&connection, case, &sent, expected).await;
+        gets(&connection, case, &sent, expected).await;
     }
     let unknown = Sent::call(CHECK, &request_for("nobody"));
-    let reply = connection.ask(&unknown).await.unwrap();
+    let reply = connection.call(&unknown).await.unwrap();
     assert_eq!(reply.message(), Some("unknown service"));
     no_request_is_left(&envoy).await;
 }
 
 async fn no_request_is_left(envoy: &Envoy) {
-    eventually("no request is left", async || {
-        (envoy.stat("http.e2e.downstream_rq_active").await == 0).then_some(())
-    })
-    .await;
+    let active = "http.e2e.downstream_rq_active";
+    envoy.wait_for_stat(active, 0).await;
 }
 
 #[tokio::test]
 async fn heads() {
-    let (envoy, port) = start(Some(services())).await;
+    let envoy = start(Some(services())).await;
     let check = || Sent::call(CHECK, b"");
-    let typed = |content_type| check().with_header("content-type", content_type);
+    let with = |name, value| check().with_header(name, Some(value));
+    let typed = |content_type| with("content-type", content_type);
     let to = |path: &str| Sent::call(path, b"");
-    let get = |path: &str| {
-        let mut sent = to(path).ending(End::Headers);
-        *sent.head.method_mut() = http::Method::GET;
+    let by = |method: http::Method, mut sent: Sent| {
+        *sent.head.method_mut() = method;
         sent
     };
-    let put = || {
-        let mut sent = check();
-        *sent.head.method_mut() = http::Method::PUT;
-        sent
-    };
+    let get = |path| by(http::Method::GET, to(path).ending(End::Headers));
+    let health = |method: &str| to(&format!("/grpc.health.v1.Health/{method}"));
     let rows: Vec<Row> = vec![
-        ("as clients send it", check(), Tells(SERVING)),
-        (
-            "+proto",
-            typed(Some("application/grpc+proto")),
-            Tells(SERVING),
-        ),
+        ("as clients send it", check(), SERVES),
+        ("+proto", typed("application/grpc+proto"), SERVES),
         (
             "a parameter",
-            typed(Some("application/grpc; charset=utf-8")),
-            Tells(SERVING),
+            typed("application/grpc; charset=utf-8"),
+            SERVES,
         ),
         (
             "+proto and a parameter",
-            typed(Some("application/grpc+proto;x=y")),
-            Tells(SERVING),
+            typed("application/grpc+proto;x=y"),
+            SERVES,
         ),
-        ("+json", typed(Some("application/grpc+json")), Passes),
-        ("gRPC-Web", typed(Some("application/grpc-web")), Passes),
+        ("+json", typed("application/grpc+json"), Passes),
+        ("gRPC-Web", typed("application/grpc-web"), Passes),
         (
             "gRPC-Web, +proto",
-            typed(Some("application/grpc-web+proto")),
+            typed("application/grpc-web+proto"),
             Passes,
         ),
-        ("a longer name", typed(Some("application/grpcx")), Passes),
-        ("JSON", typed(Some("application/json")), Passes),
-        ("no content type", typed(None), Passes),
-        ("no te", check().with_header("te", None), Tells(SERVING)),
+        ("a longer name", typed("application/grpcx"), Passes),
+        ("JSON", typed("application/json"), Passes),
         (
-            "a deadline",
-            check().with_header("grpc-timeout", Some("10S")),
-            Tells(SERVING),
+            "no content type",
+            check().with_header("content-type", None),
+            Passes,
         ),
-        (
-            "a deadline that nobody can keep, or none at all",
-            check().with_header("grpc-timeout", Some("x")),
-            Tells(SERVING),
-        ),
+        ("no te", check().with_header("te", None), SERVES),
+        ("a deadline", with("grpc-timeout", "10S"), SERVES),
+        ("a bad deadline", with("grpc-timeout", "x"), SERVES),
         (
             "compressed answers are welcome",
-            check().with_header("grpc-accept-encoding", Some("gzip")),
-            Tells(SERVING),
+            with("grpc-accept-encoding", "gzip"),
+            SERVES,
         ),
         ("GET", get(CHECK), Passes),
         ("GET of List", get(LIST), Passes),
         ("GET of Watch", get(WATCH), Passes),
-        ("PUT", put(), Passes),
-        ("a query", to(&format!("{CHECK}?x")), Passes),
-        ("an empty query", to(&format!("{CHECK}?")), Passes),
-        ("a slash behind", to(&format!("{CHECK}/")), Passes),
+        ("PUT", by(http::Method::PUT, check()), Passes),
+        ("a query", health("Check?x"), Passes),
+        ("an empty query", health("Check?"), Passes),
+        ("a slash behind", health("Check/"), Passes),
         ("a slash before", to(&format!("/{CHECK}")), Passes),
-        (
-            "in other letters",
-            to("/grpc.health.v1.Health/check"),
-            Passes,
-        ),
-        (
-            "percent-encoded",
-            to("/grpc.health.v1.Health/%43heck"),
-            Passes,
-        ),
-        ("no such method", to("/grpc.health.v1.Health/Other"), Passes),
-        ("no method", to("/grpc.health.v1.Health/"), Passes),
+        ("in other letters", health("check"), Passes),
+        ("percent-encoded", health("%43heck"), Passes),
+        ("no such method", health("Other"), Passes),
+        ("no method", health(""), Passes),
         (
             "another version",
             to("/grpc.health.v2.Health/Check"),
@@ -321,23 +268,23 @@ async fn heads() {
         ),
         ("another service", to("/yages.Echo/Ping"), Passes),
     ];
-    let connection = Connection::open(port).await;
+    let connection = Connection::open(envoy.port).await;
     for (case, sent, expected) in rows {
-        asks(&connection, case, &sent, expected).await;
+        gets(&connection, case, &sent, expected).await;
     }
     no_request_is_left(&envoy).await;
     // The endpoint's own answer to a gRPC-typed request stays what it was.
-    let request = Prober::http(port).request(reqwest::Method::POST, "/healthz");
-    let answer = Answer::to(request.header("content-type", "application/grpc")).await;
-    assert_eq!(answer.unwrap().header("grpc-status"), Some("0"));
+    let grpc = [("content-type", "application/grpc")];
+    let answer = envoy.prober.send(reqwest::Method::POST, "/healthz", &grpc);
+    assert_eq!(answer.await.header("grpc-status"), Some("0"));
 }
 
 #[tokio::test]
 async fn not_configured() {
-    let (_envoy, port) = start(None).await;
-    let connection = Connection::open(port).await;
+    let envoy = start(None).await;
+    let connection = Connection::open(envoy.port).await;
     for path in [CHECK, LIST, WATCH] {
-        let reply = connection.ask(&Sent::call(path, b"")).await.unwrap();
+        let reply = connection.call(&Sent::call(path, b"")).await.unwrap();
         assert_eq!(read(path, &reply), Passes, "{path}");
     }
 }
@@ -345,16 +292,15 @@ async fn not_configured() {
 /// gRPC over HTTP/1.1 is none, but it comes to nobody's harm.
 #[tokio::test]
 async fn http_1() {
-    let (envoy, port) = start(Some(services())).await;
+    let envoy = start(Some(services())).await;
     for path in [CHECK, LIST, WATCH] {
-        let request = Prober::http(port).request(reqwest::Method::POST, path);
+        let request = envoy.prober.request(reqwest::Method::POST, path);
         let request = request.header("content-type", "application/grpc");
         // The body of a Watch would not end.
         let answer = request.body(frame(b"")).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{path}");
         drop(answer);
-        let next = Prober::http(port).get("/healthz").await;
-        assert_eq!(next.status, 200, "{path}");
+        assert_eq!(envoy.get("/healthz").await.status, 200, "{path}");
     }
     no_request_is_left(&envoy).await;
 }
@@ -362,19 +308,19 @@ async fn http_1() {
 /// Clients that leave in the middle of a call, at each point where one can.
 #[tokio::test]
 async fn clients_that_leave() {
-    let (envoy, port) = start(Some(services())).await;
+    let envoy = start(Some(services())).await;
     let whole = frame(&request_for("yages.Echo"));
     for path in [CHECK, LIST, WATCH] {
         for cut in 0..=whole.len() {
-            let connection = Connection::open(port).await;
+            let connection = Connection::open(envoy.port).await;
             let sent = Sent::frames(path, vec![whole[..cut].to_vec()]).ending(End::Open);
-            let asked = tokio::time::timeout(Duration::from_millis(10), connection.ask(&sent));
+            let reply = tokio::time::timeout(Duration::from_millis(10), connection.call(&sent));
             // Whole or not, without its end it is no message yet.
-            assert!(asked.await.is_err(), "{path} of {cut} bytes is answered");
+            assert!(reply.await.is_err(), "{path} of {cut} bytes is answered");
         }
     }
     no_request_is_left(&envoy).await;
-    let connection = Connection::open(port).await;
-    let reply = connection.ask(&Sent::call(CHECK, b"")).await.unwrap();
-    assert_eq!(read("after all of them", &reply), Tells(SERVING));
+    let connection = Connection::open(envoy.port).await;
+    let reply = connection.call(&Sent::call(CHECK, b"")).await.unwrap();
+    assert_eq!(read("after all of them", &reply), SERVES);
 }

@@ -1,12 +1,12 @@
 //! `Watch`: the first status at once, each change once, until the client goes or Envoy does.
 
 use e2e::config::manager;
-use e2e::eventually;
 use e2e::grpc_health::{
-    Connection, End, NOT_SERVING, SERVICE_UNKNOWN, SERVING, Sent, Told, WATCH, Watch, channel,
+    Connection, End, NOT_SERVING, SERVICE_UNKNOWN, SERVING, Seen, Sent, WATCH, Watch, channel,
     check,
 };
 use e2e::prober::Prober;
+use e2e::until;
 use e2e::xds::Cds;
 use serde_json::json;
 use tonic::Code;
@@ -43,12 +43,12 @@ async fn each_change_once() {
         expected.extend([SERVING, NOT_SERVING]);
     }
     for watch in [&whole[0], &whole[1], &both] {
-        assert_eq!(watch.told(), expected);
+        assert_eq!(watch.seen(), expected);
     }
-    assert_eq!(unknown.told(), [SERVICE_UNKNOWN]);
+    assert_eq!(unknown.seen(), [SERVICE_UNKNOWN]);
 }
 
-/// Whoever came first goes first: the others of its worker go on being told.
+/// Whoever came first goes first: the others of its worker go on.
 #[tokio::test]
 async fn the_first_goes() {
     for way in [Way::Route, Way::NetworkFilter] {
@@ -78,8 +78,8 @@ async fn the_first_goes() {
     }
 }
 
-/// A client that reads nothing for a while: when it reads again, the last that it is told is the state
-/// of that moment.
+/// A client that reads nothing for a while: when it reads again, the last that it sees is the state of
+/// that moment.
 #[tokio::test]
 async fn a_client_that_does_not_read() {
     let sidecar = Sidecar::start_with(Way::Route, |config| {
@@ -104,18 +104,18 @@ async fn a_client_that_does_not_read() {
     other.wait_for(NOT_SERVING).await;
     let _host = sidecar.start_host(0).await;
     other.wait_for(SERVING).await;
-    let mut told = Vec::new();
+    let mut seen = Vec::new();
     let read = async {
         // An answer ends with the status: 1 is SERVING, 2 is NOT_SERVING.
-        while told.len() < 7 * 2 || told.last() != Some(&1) {
+        while seen.len() < 7 * 2 || seen.last() != Some(&1) {
             let data = body.data().await.expect("the Watch goes on").unwrap();
             body.flow_control().release_capacity(data.len()).unwrap();
-            told.extend_from_slice(&data);
+            seen.extend_from_slice(&data);
         }
     };
     let read = tokio::time::timeout(e2e::DEADLINE, read).await;
-    read.unwrap_or_else(|_| panic!("it was told {told:?}"));
-    assert!(told.len() <= 7 * 10, "{told:?}");
+    read.unwrap_or_else(|_| panic!("it has seen {seen:?}"));
+    assert!(seen.len() <= 7 * 10, "{seen:?}");
 }
 
 /// Minutes without a change: what ends other idle streams does not end this one, if the route says so.
@@ -140,12 +140,12 @@ async fn idle() {
     // A call without the line ends when the limit has passed.
     let connection = Connection::open(sidecar.plain).await;
     let sent = Sent::call("/yages.Echo/Ping", b"").ending(End::Open);
-    let _ = tokio::time::timeout(e2e::DEADLINE, connection.ask(&sent)).await;
+    let _ = tokio::time::timeout(e2e::DEADLINE, connection.call(&sent)).await;
     let ended = "http.e2e.downstream_rq_idle_timeout";
     assert!(sidecar.envoy.stat(ended).await > 0);
     drop(host);
     watch.wait_for(NOT_SERVING).await;
-    assert_eq!(watch.told(), [SERVING, NOT_SERVING]);
+    assert_eq!(watch.seen(), [SERVING, NOT_SERVING]);
 }
 
 /// Listeners of one configuration share the gauge: what a Watch of one has found, a probe of the other
@@ -155,12 +155,11 @@ async fn the_gauge_is_one_for_all_listeners() {
     let sidecar = Sidecar::start(Way::Route).await;
     let (plain, tls) = (Prober::http(sidecar.plain), Prober::https2(sidecar.tls));
     let shows = async |prober: &Prober, status: u16| {
-        eventually(&format!("the gauge shows {status}"), async || {
+        until(&format!("the gauge shows {status}"), async || {
             let answer = prober.get("/healthz").await;
-            let gauge = sidecar
-                .envoy
-                .stat("healthz.healthy.filter.default.path./healthz");
-            (answer.status == status && gauge.await == u64::from(status == 200)).then_some(())
+            let gauge = "healthz.healthy.filter.default.path./healthz";
+            let gauge = sidecar.envoy.stat(gauge).await;
+            answer.status == status && gauge == u64::from(status == 200)
         })
         .await;
     };
@@ -175,17 +174,15 @@ async fn the_gauge_is_one_for_all_listeners() {
         drop(watch);
         sidecar.wait_until_idle().await;
         let _host = sidecar.start_host(0).await;
-        // Nobody asks before that.
-        eventually("the host is healthy", async || {
-            (sidecar.envoy.stat("cluster.c.membership_healthy").await == 1).then_some(())
-        })
-        .await;
+        // Nobody probes before that.
+        let healthy = "cluster.c.membership_healthy";
+        sidecar.envoy.wait_for_stat(healthy, 1).await;
         shows(&tls, 200).await;
     }
 }
 
 /// A cluster that comes, goes and comes again. A Watch by a route to a cluster that Envoy does not know
-/// would never hear of it: it ends, and its caller comes again.
+/// would never see it: it ends, and its caller comes again.
 #[tokio::test]
 async fn the_cluster_goes() {
     for way in [Way::NetworkFilter, Way::Route] {
@@ -196,7 +193,9 @@ async fn the_cluster_goes() {
             for manager in listeners(config).map(manager) {
                 manager["route_config"]["validate_clusters"] = json!(false);
             }
-            cds = Some(Cds::add_to(config, vec![]));
+            let empty = Cds::new(vec![]);
+            config["dynamic_resources"]["cds_config"] = empty.source();
+            cds = Some(empty);
         })
         .await;
         let mut cds = cds.unwrap();
@@ -206,7 +205,7 @@ async fn the_cluster_goes() {
         let mut watches = start();
         let at_first = match way {
             Way::NetworkFilter => NOT_SERVING,
-            Way::Route => Told::Ended(Code::Unavailable),
+            Way::Route => Seen::Ended(Code::Unavailable),
         };
         for watch in &watches {
             watch.wait_for(at_first).await;
@@ -218,22 +217,17 @@ async fn the_cluster_goes() {
         if way == Way::Route {
             watches = start();
         }
-        for (cluster, expected) in [
-            (None, NOT_SERVING),
-            (cluster(), SERVING),
-            (None, NOT_SERVING),
+        for (before, cluster, expected) in [
+            (SERVING, None, NOT_SERVING),
+            (NOT_SERVING, cluster(), SERVING),
+            (SERVING, None, NOT_SERVING),
         ] {
-            let before = if expected == SERVING {
-                NOT_SERVING
-            } else {
-                SERVING
-            };
             watches[0].wait_for(before).await;
             cds.set("c", cluster);
             watches[0].wait_for(expected).await;
         }
         watches[1].wait_for(NOT_SERVING).await;
-        assert_eq!(watches[1].told(), [NOT_SERVING]);
+        assert_eq!(watches[1].seen(), [NOT_SERVING]);
     }
 }
 
@@ -258,7 +252,7 @@ async fn the_listener_goes() {
             watch.wait_for(SERVING).await;
         }
         let mut listeners = match version {
-            // None at all: the module is asked for nothing any more.
+            // None at all: nothing calls the module any more.
             2 => vec![],
             _ => vec![listener(Way::NetworkFilter, sidecar.plain)],
         };
@@ -267,8 +261,8 @@ async fn the_listener_goes() {
         }
         lds.replace(listeners);
         for watch in &watches {
-            eventually("the Watch ends with its listener", async || {
-                matches!(watch.last(), Some(Told::Ended(_))).then_some(())
+            until("the Watch ends with its listener", async || {
+                matches!(watch.last(), Some(Seen::Ended(_)))
             })
             .await;
         }
@@ -277,11 +271,8 @@ async fn the_listener_goes() {
         }
         Prober::http(sidecar.plain).wait_for(200).await;
     }
-    eventually("the old listeners are gone", async || {
-        let draining = "listener_manager.total_listeners_draining";
-        (sidecar.envoy.stat(draining).await == 0).then_some(())
-    })
-    .await;
+    let draining = "listener_manager.total_listeners_draining";
+    sidecar.envoy.wait_for_stat(draining, 0).await;
     let watch = Watch::start(&channel(sidecar.plain), "");
     watch.wait_for(SERVING).await;
 }
@@ -300,9 +291,10 @@ async fn envoy_goes() {
         let exit = sidecar.envoy.stop();
         assert!(exit.success(), "{exit}");
         for watch in &watches {
-            eventually("the Watch ends", async || {
-                matches!(watch.last(), Some(Told::Ended(code)) if code != Code::Ok).then_some(())
-            })
+            until(
+                "the Watch ends",
+                async || matches!(watch.last(), Some(Seen::Ended(code)) if code != Code::Ok),
+            )
             .await;
         }
     }
