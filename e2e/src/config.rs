@@ -349,11 +349,3 @@ pub fn address(host: &str, port: u16) -> Value {
 pub fn pipe(path: &str) -> Value {
     json!({"pipe": {"path": path}})
 }
-
-/// Until its last users, `module/panics.rs` and `module/grpc_health`, are converted: see [`Config`].
-pub fn bootstrap(admin_port: u16, listeners: Vec<Value>, clusters: Vec<Value>) -> Value {
-    let config = Config::new().fake_admin(admin_port);
-    let mut config = config.clusters(clusters).listeners(listeners);
-    config["admin"]["address"] = address("127.0.0.1", admin_port);
-    config.0
-}

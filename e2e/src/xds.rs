@@ -49,13 +49,6 @@ impl Resources {
 pub struct Lds(Resources);
 
 impl Lds {
-    /// Until its last user is converted: see [`crate::config::Config::lds`].
-    pub fn add_to(config: &mut Value, listeners: Vec<Value>) -> Self {
-        let lds = Self::new(listeners);
-        config["dynamic_resources"]["lds_config"] = lds.source();
-        lds
-    }
-
     /// Begins with these.
     pub fn new(listeners: Vec<Value>) -> Self {
         Self(Resources::new("listener.v3.Listener", listeners))
@@ -90,13 +83,6 @@ pub struct Cds {
 }
 
 impl Cds {
-    /// Until its last user is converted: see [`crate::config::Config::cds`].
-    pub fn add_to(config: &mut Value, clusters: Vec<Value>) -> Self {
-        let cds = Self::new(clusters);
-        config["dynamic_resources"]["cds_config"] = cds.source();
-        cds
-    }
-
     /// Begins with these.
     pub fn new(clusters: Vec<Value>) -> Self {
         let file = Resources::new("cluster.v3.Cluster", clusters.clone());

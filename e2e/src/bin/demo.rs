@@ -1,8 +1,8 @@
 //! `make demo`: the article's experiment, with the filter in the place of its Lua script.
 //!
-//! A prober asks `/healthz` over HTTP/2 twice a second while the backend is started, stopped and
+//! A prober GETs `/healthz` over HTTP/2 twice a second while the backend is started, stopped and
 //! started again. Ends with 0 only if it saw 200, then 503, then 200, and both gRPC calls worked. With
-//! the native module another one asks `grpc.health.v1.Health/Check`, and must be told the same.
+//! the native module another one calls `grpc.health.v1.Health/Check`, whose answer must agree.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ struct Options {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Filter {
     Wasm,
-    /// Asked by gRPC as well.
+    /// Checked by gRPC as well.
     Module,
 }
 
@@ -117,7 +117,7 @@ async fn stay(filter: Filter) -> Result<(), String> {
     std::future::pending().await
 }
 
-/// Envoy, and what asks it.
+/// Envoy, and its probers.
 struct Stage {
     filter: Filter,
     envoy: Envoy,
@@ -155,7 +155,7 @@ impl Stage {
             if start.elapsed() > LIMIT {
                 return Err(format!("/healthz did not answer {status}"));
             }
-            let (good, line) = self.ask(status).await;
+            let (good, line) = self.probe(status).await;
             seen = if good { seen + 1 } else { 0 };
             say(&format!("  {line}"));
             let lines = self.envoy.logged(&["envoy-healthz["]);
@@ -169,8 +169,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Asks once: whether everyone was told this, and a line that says what they were told.
-    async fn ask(&self, status: u16) -> (bool, String) {
+    /// Probes once: whether all answers are this one, and a line of them.
+    async fn probe(&self, status: u16) -> (bool, String) {
         let (mut good, mut line) = match self.prober.try_get("/healthz").await {
             Ok(answer) => (
                 answer.status == status,
@@ -179,9 +179,9 @@ impl Stage {
             Err(error) => (false, format!("no answer: {error}")),
         };
         if self.filter == Filter::Module {
-            let told = check(&self.channel, "").await;
-            good &= told == if status == 200 { SERVING } else { NOT_SERVING };
-            line = format!("{line:<29}  gRPC  {told}");
+            let seen = check(&self.channel, "").await;
+            good &= seen == if status == 200 { SERVING } else { NOT_SERVING };
+            line = format!("{line:<29}  gRPC  {seen}");
         }
         (good, line)
     }

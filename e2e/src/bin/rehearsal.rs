@@ -10,7 +10,7 @@ use e2e::root;
 
 const ANSWERS: [(Answers, &str); 4] = [
     (Answers::Filter, "envoy-healthz"),
-    (Answers::Grpc, "its native module, asked by gRPC"),
+    (Answers::Grpc, "its native module, checked by gRPC"),
     (Answers::Lua, "the Lua script"),
     (Answers::Always, "always 200"),
 ];

@@ -85,7 +85,7 @@ impl Traffic {
         }
     }
 
-    /// By the load balancer, and by the Service, since this was asked last.
+    /// By the load balancer, and by the Service, since the last call of this.
     pub fn take(&self) -> [Count; 2] {
         [0, 1].map(|way| std::mem::take(&mut *self.counts[way].lock().expect("no caller panics")))
     }

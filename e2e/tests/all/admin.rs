@@ -1,4 +1,4 @@
-//! The rows of the fault matrix in which the admin fails. Silence is told from a wrong reply: while
+//! The rows of the fault matrix in which the admin fails. Silence is not a wrong reply: while
 //! the admin is silent the last good snapshot answers until it is `max_stale_ms` old; a wrong reply
 //! means 503 at once. Without a snapshot every probe is answered 503 in bounded time. The log says
 //! why; when the admin is back, 200; the neighbours notice nothing.

@@ -74,7 +74,7 @@ impl Bench {
             )
         };
         if subject == "lua" {
-            // A call a probe; the admin itself may be too busy to be asked.
+            // A call a probe; the admin itself may be too busy to answer.
             let load = measured();
             return Load {
                 admin_calls: load.answers,

@@ -235,14 +235,14 @@ async fn hz407_the_application_answers_for_itself() {
             &format!("  clusters:\n{}", APP.replace("PORT", &alive)),
         ),
     ];
-    let mut told = Vec::new();
+    let mut seen = Vec::new();
     for file in ["HZ407/bad.module.yaml", "HZ407/good.module.yaml"] {
         let case = Case::of(file, dead, changes);
         let _envoy = case.start().await;
         Prober::http(case.port).wait_for(503).await;
-        told.push(grpc_health::check(&grpc_health::channel(case.port), "").await);
+        seen.push(grpc_health::check(&grpc_health::channel(case.port), "").await);
     }
-    assert_eq!(told, [SERVING, NOT_SERVING]);
+    assert_eq!(seen, [SERVING, NOT_SERVING]);
 }
 
 #[tokio::test]

@@ -9,23 +9,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::backend::{Backend, ping};
-use e2e::config::{bootstrap, cluster, listener_with_routes, manager, with_grpc_check};
+use e2e::config::{Config, cluster, listener_with_routes, manager, with_grpc_check};
 use e2e::envoy::{Envoy, validate_in};
 use e2e::fake_admin::{Does, FakeAdmin};
 use e2e::grpc_health::{NOT_SERVING, SERVING, Seen, Watch, channel, check};
 use e2e::prober::{Answer, Prober};
-use e2e::{eventually, free_port, module};
+use e2e::{eventually, exchange, free_port, module};
 use reqwest::Method;
-use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use serde_json::json;
 use tokio::task::{JoinSet, LocalSet};
 use tonic::Code;
 use tonic::transport::Channel;
 
 use super::names_in_the_file;
 
-/// Hooks of a probe's, a call's or an upload's way, and what the probe is told.
+/// Hooks of a probe's, a call's or an upload's way, and how the probe is answered.
 const ON_THE_WAY: [(&str, u16); 9] = [
     ("http_filter_new", 503),
     ("http_filter_request_headers", 503),
@@ -107,31 +105,30 @@ struct Upstream {
 struct Panicking {
     hook: &'static str,
     envoy: Envoy,
-    port: u16,
     channel: Channel,
 }
 
-fn configuration(admin: u16, port: u16, backend: u16, http1: u16) -> Value {
-    let filters = vec![module::filter(&json!({
+fn configuration(backend: u16, http1: u16) -> Config {
+    let filter = module::filter(&json!({
         "endpoints": [{"path": "/healthz", "clusters": ["c"]}],
         "grpc_health": {"services": {"": "/healthz"}},
-    }))];
+    }));
     let healthz = json!({"match": {"path": "/healthz"}, "direct_response": {"status": 404}});
     let calls = json!({"match": {"prefix": "/"}, "route": {"cluster": "c"}});
     let routes = vec![healthz, module::route("/upload", "http1"), calls];
-    let mut listener = module::with_network_filter(listener_with_routes(port, filters, routes));
+    let listener = listener_with_routes(free_port(), [filter], routes);
+    let mut listener = module::with_network_filter(listener);
     manager(&mut listener)["http_protocol_options"] = json!({"enable_trailers": true});
     let mut backend = with_grpc_check(cluster("c", &[backend]));
     // A slow machine must not make it unhealthy: what is tested is something else.
     backend["health_checks"][0]["timeout"] = json!("20s");
-    let clusters = vec![backend, cluster("http1", &[http1])];
-    bootstrap(admin, vec![listener], clusters)
+    let clusters = [backend, cluster("http1", &[http1])];
+    Config::new().clusters(clusters).listener(listener)
 }
 
 impl Panicking {
     async fn start(hook: &'static str, backend: u16, http1: u16) -> Self {
-        let (admin, port) = (free_port(), free_port());
-        let config = configuration(admin, port, backend, http1);
+        let config = configuration(backend, http1);
         let folder = module::panicking_folder();
         let variables = [
             (module::SEARCH_PATH, folder.as_path()),
@@ -141,21 +138,17 @@ impl Panicking {
         let envoy = Envoy::start_in(&config.to_string(), &[], &variables).await;
         Self {
             hook,
+            channel: channel(envoy.port),
             envoy,
-            port,
-            channel: channel(port),
         }
     }
 
     /// A body with trailers goes up.
     async fn upload(&self) {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
         let request = b"POST /upload HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
             transfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nx-trailer: x\r\n\r\n";
-        stream.write_all(request).await.unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.unwrap();
-        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", self.hook);
+        let answer = exchange(self.envoy.port, request).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{}", self.hook);
     }
 
     /// Probes on many connections, all with this status, and calls beside them.
@@ -163,7 +156,7 @@ impl Panicking {
         let stop = Arc::new(AtomicBool::new(false));
         let mut flood = JoinSet::new();
         for _ in 0..CONNECTIONS {
-            let (prober, stop) = (Prober::http(self.port), Arc::clone(&stop));
+            let (prober, stop) = (Prober::http(self.envoy.port), Arc::clone(&stop));
             flood.spawn(async move {
                 let mut statuses = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
@@ -196,7 +189,7 @@ impl Panicking {
         eventually("a call succeeds", async || ping(&self.channel).await.ok()).await;
         self.upload().await;
         self.flood(expected).await;
-        let probe = Prober::http(self.port).request(Method::GET, "/healthz");
+        let probe = Prober::http(self.envoy.port).request(Method::GET, "/healthz");
         let probe = probe.header("content-type", "application/grpc");
         let answer = Answer::to(probe).await.unwrap();
         let status = if expected == 200 { "0" } else { "14" };
@@ -232,7 +225,7 @@ async fn in_each_hook_of_the_way() {
     }
 }
 
-/// Hooks of a gRPC call's way, and what a Check and a Watch are told at first.
+/// Hooks of a gRPC call's way, and the first answer to a Check and to a Watch.
 const OF_A_CALL: [(&str, Seen); 7] = [
     ("http_filter_new", Seen::Ended(Code::Unavailable)),
     (
@@ -255,13 +248,13 @@ async fn in_each_hook_of_a_call() {
         let channel = panicking.channel.clone();
         eventually("a call succeeds", async || ping(&channel).await.ok()).await;
         // Where a panic ends Watches, each begins anew.
-        eventually("Check is told what is expected", async || {
+        eventually("Check has the expected answer", async || {
             (check(&channel, "").await == expected).then_some(())
         })
         .await;
         let mut watches: Vec<_> = (0..4).map(|_| Watch::start(&channel, "")).collect();
         for watch in &watches {
-            eventually("a Watch is told what is expected", async || {
+            eventually("a Watch has the expected answer", async || {
                 (watch.seen().first() == Some(&expected)).then_some(())
             })
             .await;
@@ -286,7 +279,7 @@ async fn in_each_hook_of_a_call() {
 /// The configuration is refused, and Envoy does not crash.
 #[test]
 fn while_it_is_loaded() {
-    let config = configuration(free_port(), free_port(), 1, 1).to_string();
+    let config = configuration(1, 1).to_string();
     let folder = module::panicking_folder();
     for hook in WHILE_LOADING {
         let variables = [
