@@ -41,36 +41,29 @@ impl Composition {
     }
 
     fn compose(&self, arguments: &[&str]) -> String {
-        let output = Command::new("docker-compose")
-            .current_dir(root())
-            .env("PORT", self.port.to_string())
-            .env("BALANCER_PORT", self.balancer.to_string())
-            .args(self.files)
-            .args(["-p", &self.project])
-            .args(arguments)
-            .output()
-            .expect("docker-compose runs");
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "docker-compose {arguments:?}: {error}"
-        );
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    fn docker(&self, arguments: &[&str]) -> String {
-        let output = Command::new("docker")
-            .args(arguments)
-            .output()
-            .expect("docker runs");
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "docker {arguments:?}: {error}");
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        let mut command = Command::new("docker-compose");
+        command.current_dir(root());
+        command.env("PORT", self.port.to_string());
+        command.env("BALANCER_PORT", self.balancer.to_string());
+        command.args(self.files).args(["-p", &self.project]);
+        run(command.args(arguments))
     }
 
     fn container(&self, service: &str) -> String {
-        self.compose(&["ps", "-q", service]).trim().to_owned()
+        self.compose(&["ps", "-q", service])
     }
+}
+
+fn docker(arguments: &[&str]) -> String {
+    run(Command::new("docker").args(arguments))
+}
+
+/// What a command prints, less the last end of line.
+fn run(command: &mut Command) -> String {
+    let output = command.output().expect("it runs");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {error}");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 impl Drop for Composition {
@@ -78,7 +71,7 @@ impl Drop for Composition {
         if std::thread::panicking() {
             eprintln!("{}", self.compose(&["logs", "--no-color", "--tail", "100"]));
         }
-        let all = [
+        let down = [
             "--profile",
             "balancer",
             "down",
@@ -86,7 +79,7 @@ impl Drop for Composition {
             "1",
             "--volumes",
         ];
-        self.compose(&all);
+        self.compose(&down);
     }
 }
 
@@ -122,9 +115,9 @@ async fn follows_the_backend(name: &str, files: &'static [&'static str]) {
         ("pause", &["pause", &app], &["unpause", &app]),
         ("disconnect", &disconnect, &connect),
     ] {
-        composition.docker(down);
+        docker(down);
         prober.wait_for(503).await;
-        composition.docker(up);
+        docker(up);
         healthy(&prober, &channel).await;
         println!("{name}: {how}: 503, and 200 with a gRPC call when it is back");
     }
@@ -132,19 +125,15 @@ async fn follows_the_backend(name: &str, files: &'static [&'static str]) {
     let envoy = composition.container("envoy");
     eventually("Envoy's container is healthy", async || {
         let health = ["inspect", "-f", "{{.State.Health.Status}}", &envoy];
-        (composition.docker(&health) == "healthy").then_some(())
+        (docker(&health) == "healthy").then_some(())
     })
     .await;
-    let maps = composition.docker(&["exec", &envoy, "cat", "/proc/1/maps"]);
+    let maps = docker(&["exec", &envoy, "cat", "/proc/1/maps"]);
     let module = maps.contains("/etc/envoy/modules/libenvoy_healthz.so");
     assert_eq!(module, files == MODULE, "which build Envoy has loaded");
-    let inspect = [
-        "inspect",
-        "-f",
-        "{{.Config.User}} {{.HostConfig.ReadonlyRootfs}}",
-        &envoy,
-    ];
-    assert_eq!(composition.docker(&inspect), "101:101 true");
+    let format = "{{.Config.User}} {{.HostConfig.ReadonlyRootfs}}";
+    let inspect = ["inspect", "-f", format, &envoy];
+    assert_eq!(docker(&inspect), "101:101 true");
 }
 
 /// The profile with a load balancer before two pods: calls go on when one of them has no backend.
@@ -161,10 +150,9 @@ async fn module_has_the_balancer_take_a_pod_out_and_back_in() {
 async fn a_pod_goes_out_and_back_in(name: &str, files: &'static [&'static str]) {
     let composition = Composition::up(name, files, &["--profile", "balancer"]);
     let balancer = format!("http://127.0.0.1:{}", composition.balancer);
-    let channel = Channel::from_shared(balancer)
-        .expect("a valid address")
-        .connect_lazy();
-    // The round robin meets both pods.
+    let channel = Channel::from_shared(balancer).expect("a valid address");
+    let channel = channel.connect_lazy();
+    // The round robin reaches both pods.
     let all_answer = async || {
         for _ in 0..10 {
             ping(&channel).await.ok()?;
@@ -173,11 +161,9 @@ async fn a_pod_goes_out_and_back_in(name: &str, files: &'static [&'static str]) 
     };
     eventually("both pods answer", all_answer).await;
     let prober = Prober::https2(composition.port);
-    for command in ["stop", "start"] {
-        composition.docker(&[command, &composition.container("app")]);
-        prober
-            .wait_for(if command == "stop" { 503 } else { 200 })
-            .await;
+    for (command, status) in [("stop", 503), ("start", 200)] {
+        docker(&[command, &composition.container("app")]);
+        prober.wait_for(status).await;
         eventually("calls go on", all_answer).await;
     }
 }

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 
-use e2e::{Build, certificate, free_port, replace_file, root, wasm};
+use e2e::config::host;
+use e2e::{Build, certificate, free_port, read, replace_file, root, wasm};
 use healthz_doctor::{Options, check, tree};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -14,8 +15,7 @@ mod istio;
 
 /// A file's documents.
 fn documents(file: &str) -> Vec<Value> {
-    let text = fs::read_to_string(root().join(file)).unwrap();
-    text.split("\n---\n").map(yaml).collect()
+    read(file).split("\n---\n").map(yaml).collect()
 }
 
 fn yaml(text: &str) -> Value {
@@ -55,9 +55,9 @@ fn each_object(value: &mut Value, change: &mut impl FnMut(&mut Value)) {
         Value::Object(_) => {
             change(value);
             let fields = value.as_object_mut().unwrap();
-            fields
-                .values_mut()
-                .for_each(|item| each_object(item, change));
+            for item in fields.values_mut() {
+                each_object(item, change);
+            }
         }
         _ => {}
     }
@@ -75,19 +75,16 @@ struct Dump {
 
 impl Dump {
     fn read(file: &str) -> Self {
-        let [dump] = documents(&format!("e2e/testdata/{file}"))
-            .try_into()
-            .unwrap();
+        let documents = documents(&format!("e2e/testdata/{file}"));
+        let [dump] = documents.try_into().unwrap();
         let all = |field: &str, way: &str| {
             let parts = list(&dump["configs"]).iter();
             let entries = parts.flat_map(|part| list(&part[field]));
-            entries
-                .map(|entry| entry.pointer(way).unwrap().clone())
-                .collect()
+            let entries = entries.map(|entry| entry.pointer(way).unwrap().clone());
+            entries.collect()
         };
-        let bootstrap = list(&dump["configs"])
-            .iter()
-            .find_map(|part| part.get("bootstrap"));
+        let mut parts = list(&dump["configs"]).iter();
+        let bootstrap = parts.find_map(|part| part.get("bootstrap"));
         Self {
             bootstrap: bootstrap.unwrap().clone(),
             listeners: all("dynamic_listeners", "/active_state/listener"),
@@ -137,26 +134,23 @@ impl Dump {
             if let Some(discovery) = object.get_mut("config_discovery") {
                 discovery["config_source"] = source("ecds.json".to_owned());
             }
+            let sds = "tls_certificate_sds_secret_configs";
             if let Some(fields) = object.as_object_mut()
-                && fields
-                    .remove("tls_certificate_sds_secret_configs")
-                    .is_some()
+                && fields.remove(sds).is_some()
             {
-                let file = |name| json!({"filename": tls.join(name)});
-                let pair =
-                    json!({"certificate_chain": file("tls.crt"), "private_key": file("tls.key")});
+                let [chain, key] =
+                    ["tls.crt", "tls.key"].map(|name| json!({"filename": tls.join(name)}));
+                let pair = json!({"certificate_chain": chain, "private_key": key});
                 fields.insert("tls_certificates".to_owned(), json!([pair]));
             }
             // A resource of its own says its type; a part of the bootstrap may not.
             let kind = object["@type"].as_str().unwrap_or_default();
-            if [
+            let of_its_own = [
                 "cluster.v3.Cluster",
                 "listener.v3.Listener",
                 "route.v3.RouteConfiguration",
-            ]
-            .iter()
-            .any(|end| kind.ends_with(end))
-            {
+            ];
+            if of_its_own.iter().any(|end| kind.ends_with(end)) {
                 object.as_object_mut().unwrap().remove("@type");
             }
         });
@@ -200,11 +194,9 @@ impl Home {
 
     /// What the control plane says of a cluster's endpoints: ports of this machine, and whether they are ready.
     fn set_endpoints(&self, cluster: &str, endpoints: &[(u16, bool)]) {
-        let hosts = endpoints.iter().map(|(port, ready)| {
-            json!({
-                "endpoint": {"address": e2e::config::address("127.0.0.1", *port)},
-                "health_status": if *ready { "HEALTHY" } else { "UNHEALTHY" },
-            })
+        let hosts = endpoints.iter().map(|(port, ready)| match ready {
+            true => host(*port, "HEALTHY"),
+            false => host(*port, "UNHEALTHY"),
         });
         let hosts: Vec<_> = hosts.collect();
         let assignment = json!({
@@ -221,13 +213,10 @@ impl Home {
 fn doctor(dump: &str) -> Vec<String> {
     let report = check("dump.json", dump.as_bytes(), &Options::default()).unwrap();
     assert!(!report.endpoints.is_empty());
-    let found = report
-        .findings
-        .into_iter()
-        .filter(|found| found.id != "HZ216");
-    found
-        .map(|found| format!("{} {}", found.id, found.what))
-        .collect()
+    let found = report.findings.into_iter();
+    let found = found.filter(|found| found.id != "HZ216");
+    let found = found.map(|found| format!("{} {}", found.id, found.what));
+    found.collect()
 }
 
 /// What is ours to guess is marked in the files, on its line or in the comment before it.

@@ -3,13 +3,12 @@
 use e2e::backend::Backend;
 use e2e::envoy::Envoy;
 use e2e::grpc_health::{self, NOT_SERVING, SERVING};
-use e2e::prober::{Answer, Prober};
-use e2e::{eventually, free_port};
+use e2e::prober::{Answer, Prober, alpn};
+use e2e::{eventually, free_port, replaced, until};
 
 use super::{Case, findings_of_dump};
-use e2e::prober::alpn;
 
-/// Who asks.
+/// How the prober connects.
 #[derive(Clone, Copy)]
 enum By {
     Http,
@@ -37,7 +36,7 @@ use Lie::{Healthy, NotOurs, Refused, Silent};
 const OVERLOADED: &[(&str, &str)] =
     &[("max_heap_size_bytes: 1073741824", "max_heap_size_bytes: 1")];
 
-/// Another cluster of the backend, whose health nobody asks.
+/// Another cluster of the backend, which no endpoint has.
 const APP: &str = r#"  - name: app
     load_assignment:
       cluster_name: app
@@ -123,31 +122,25 @@ async fn check_row((file, by, lie, changes): Row, alive: u16) {
     let bad_envoy = bad.start().await;
     let what = format!("the good twin of {file} answers {truth}");
     eventually(&what, async || {
-        let answer = ask(by, good.port).await?;
+        let answer = probe(by, good.port).await?;
         (answer.status == truth && is_ours(file, &answer)).then_some(())
     })
     .await;
-    let what = format!("{file} lies");
-    eventually(&what, async || {
-        let answer = ask(by, bad.port).await;
-        let lies = match (lie, answer) {
+    until(&format!("{file} lies"), async || {
+        match (lie, probe(by, bad.port).await) {
             (Healthy, Some(answer)) => answer.status == 200,
             (Refused(status), Some(answer)) => answer.status == status,
             (NotOurs, Some(answer)) => !is_ours(file, &answer),
             (Silent, None) => true,
             _ => false,
-        };
-        lies.then_some(())
+        }
     })
     .await;
     if file != "HZ217/bad.yaml" {
         let found = bad.findings();
         assert_eq!(found.len(), 1, "{file}: {found:?}");
-        assert_eq!(
-            findings_of_dump(&bad_envoy).await,
-            found,
-            "{file} and its dump"
-        );
+        let of_dump = findings_of_dump(&bad_envoy).await;
+        assert_eq!(of_dump, found, "{file} and its dump");
     }
 }
 
@@ -155,7 +148,7 @@ fn twin(file: &str) -> String {
     file.replace("bad", "good")
 }
 
-async fn ask(by: By, port: u16) -> Option<Answer> {
+async fn probe(by: By, port: u16) -> Option<Answer> {
     let prober = match by {
         Http => Prober::http(port),
         Https1 => Prober::https1(port),
@@ -170,84 +163,100 @@ fn is_ours(file: &str, answer: &Answer) -> bool {
 }
 
 /// A bad file and its good twin beside a backend of their own.
-async fn twins(bad: &str) -> (Backend, [(Case, Envoy); 2]) {
+async fn twins(bad: &str) -> (Backend, [Envoy; 2]) {
     let backend = Backend::start(free_port()).await;
-    let bad_case = Case::of(bad, backend.port, &[]);
-    let good_case = Case::of(&twin(bad), backend.port, &[]);
-    let envoys = (bad_case.start().await, good_case.start().await);
-    (backend, [(bad_case, envoys.0), (good_case, envoys.1)])
+    let start = async |file: &str| Case::of(file, backend.port, &[]).start().await;
+    let twins = [start(bad).await, start(&twin(bad)).await];
+    (backend, twins)
+}
+
+/// Both answer 200; then this happens, and only the good twin answers 503.
+async fn only_the_good_one_sees(
+    bad: &str,
+    trouble: impl AsyncFnOnce(Backend, &[Envoy; 2]) -> Option<Backend>,
+) {
+    let (backend, twins) = twins(bad).await;
+    for twin in &twins {
+        twin.prober.wait_for(200).await;
+    }
+    let _backend = trouble(backend, &twins).await;
+    let [bad, good] = &twins;
+    good.prober.wait_for(503).await;
+    assert_eq!(bad.get("/healthz").await.status, 200);
 }
 
 #[tokio::test]
 async fn hz107_a_port_check_does_not_see_a_hang() {
-    let (backend, [(bad, _bad), (good, _good)]) = twins("HZ107/bad.yaml").await;
-    Prober::http(bad.port).wait_for(200).await;
-    Prober::http(good.port).wait_for(200).await;
-    backend.hang();
-    Prober::http(good.port).wait_for(503).await;
-    assert_eq!(Prober::http(bad.port).get("/healthz").await.status, 200);
+    only_the_good_one_sees("HZ107/bad.yaml", async |backend, _| {
+        backend.hang();
+        Some(backend)
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn hz102_a_start_is_seen_late() {
     let port = free_port();
-    let bad = Case::of("HZ102/bad.yaml", port, &[]);
-    let good = Case::of("HZ102/good.yaml", port, &[]);
-    let (_bad, _good) = (bad.start().await, good.start().await);
-    Prober::http(bad.port).wait_for(503).await;
-    Prober::http(good.port).wait_for(503).await;
+    let start = async |file| Case::of(file, port, &[]).start().await;
+    let (bad, good) = (
+        start("HZ102/bad.yaml").await,
+        start("HZ102/good.yaml").await,
+    );
+    for twin in [&bad, &good] {
+        twin.prober.wait_for(503).await;
+    }
     let _backend = Backend::start(port).await;
-    Prober::http(good.port).wait_for(200).await;
-    assert_eq!(Prober::http(bad.port).get("/healthz").await.status, 503);
+    good.prober.wait_for(200).await;
+    assert_eq!(bad.get("/healthz").await.status, 503);
 }
 
 #[tokio::test]
 async fn hz402_without_the_drain_filter_a_drain_is_not_seen() {
-    let (_backend, [(bad, bad_envoy), (good, good_envoy)]) = twins("HZ402/bad.module.yaml").await;
-    for (case, envoy) in [(&bad, &bad_envoy), (&good, &good_envoy)] {
-        Prober::http(case.port).wait_for(200).await;
-        assert_eq!(envoy.post("/healthcheck/fail").await.status, 200);
-    }
-    Prober::http(good.port).wait_for(503).await;
-    assert_eq!(Prober::http(bad.port).get("/healthz").await.status, 200);
+    only_the_good_one_sees("HZ402/bad.module.yaml", async |backend, twins| {
+        for twin in twins {
+            assert_eq!(twin.post("/healthcheck/fail").await.status, 200);
+        }
+        Some(backend)
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn hz404_a_cached_answer_outlives_the_backend() {
-    let (backend, [(bad, _bad), (good, _good)]) = twins("HZ404/bad.module.yaml").await;
-    Prober::http(good.port).wait_for(200).await;
-    Prober::http(bad.port).wait_for(200).await;
-    backend.stop();
-    Prober::http(good.port).wait_for(503).await;
-    assert_eq!(Prober::http(bad.port).get("/healthz").await.status, 200);
+    only_the_good_one_sees("HZ404/bad.module.yaml", async |backend, _| {
+        backend.stop();
+        None
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn hz407_the_application_answers_for_itself() {
     // The clusters of the twins' endpoints have a port where nobody listens; the calls' has the backend.
     let backend = Backend::start(free_port()).await;
-    let (dead, alive) = (free_port(), format!("port_value: {}", backend.port));
-    let app = "route: {cluster: my_service, timeout: 0s}";
+    let alive = format!("port_value: {}", backend.port);
+    let app = replaced(APP, "PORT", &alive);
     let changes: &[(&str, &str)] = &[
-        (app, "route: {cluster: app, timeout: 0s}"),
         (
-            "  clusters:\n",
-            &format!("  clusters:\n{}", APP.replace("PORT", &alive)),
+            "route: {cluster: my_service, timeout: 0s}",
+            "route: {cluster: app, timeout: 0s}",
         ),
+        ("  clusters:\n", &format!("  clusters:\n{app}")),
     ];
-    let mut seen = Vec::new();
-    for file in ["HZ407/bad.module.yaml", "HZ407/good.module.yaml"] {
-        let case = Case::of(file, dead, changes);
-        let _envoy = case.start().await;
-        Prober::http(case.port).wait_for(503).await;
-        seen.push(grpc_health::check(&grpc_health::channel(case.port), "").await);
+    for (file, expected) in [
+        ("HZ407/bad.module.yaml", SERVING),
+        ("HZ407/good.module.yaml", NOT_SERVING),
+    ] {
+        let envoy = Case::of(file, free_port(), changes).start().await;
+        envoy.prober.wait_for(503).await;
+        let seen = grpc_health::check(&grpc_health::channel(envoy.port), "").await;
+        assert_eq!(seen, expected, "{file}");
     }
-    assert_eq!(seen, [SERVING, NOT_SERVING]);
 }
 
 #[tokio::test]
 async fn hz205_without_alpn_there_is_no_http2() {
-    let (_backend, [(bad, _bad), (good, _good)]) = twins("HZ205/bad.yaml").await;
+    let (_backend, [bad, good]) = twins("HZ205/bad.yaml").await;
     assert!(alpn(bad.port).contains("No ALPN negotiated"));
     assert!(alpn(good.port).contains("ALPN protocol: h2"));
 }
@@ -271,9 +280,9 @@ async fn hz405_envoy_dies_of_the_module_among_upstream_filters() {
     let backend = Backend::start(free_port()).await;
     let case = Case::of("HZ405/bad.module.yaml", backend.port, &[]);
     let envoy = case.start().await;
-    eventually("Envoy dies", async || {
-        let _ = Prober::http(case.port).try_get("/healthz").await;
-        envoy.admin.try_get("/ready").await.is_err().then_some(())
+    until("Envoy dies", async || {
+        let _ = envoy.prober.try_get("/healthz").await;
+        envoy.admin.try_get("/ready").await.is_err()
     })
     .await;
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use e2e::backend::Backend;
 use e2e::envoy::Envoy;
-use e2e::prober::{Answer, Prober};
-use e2e::{Build, eventually, free_port};
+use e2e::prober::Prober;
+use e2e::{Build, free_port, until};
 use regex::Regex;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -44,15 +44,12 @@ impl Gateway {
             put_config(&mut dump, policy);
         }
         for policy in of_kind(&documents, "EnvoyPatchPolicy") {
-            list(&policy["spec"]["jsonPatches"])
-                .iter()
-                .for_each(|patch| apply(&mut dump, patch));
+            for patch in list(&policy["spec"]["jsonPatches"]) {
+                apply(&mut dump, patch);
+            }
         }
-        let names = dump
-            .clusters
-            .iter()
-            .map(|cluster| cluster["name"].as_str().unwrap().to_owned());
-        let clusters: Vec<_> = names.collect();
+        let names = dump.clusters.iter().map(|cluster| cluster["name"].as_str());
+        let clusters: Vec<_> = names.map(|name| name.unwrap().to_owned()).collect();
         let home = dump.at_home();
         for cluster in &clusters {
             home.set_endpoints(cluster, &[(free_port(), false)]);
@@ -90,19 +87,16 @@ fn routes_of_file(documents: &[Value]) -> BTreeSet<String> {
 }
 
 fn routes_of_dump(dump: &Dump) -> BTreeSet<String> {
-    let hosts = dump
-        .routes
-        .iter()
-        .flat_map(|routes| list(&routes["virtual_hosts"]));
+    let hosts = dump.routes.iter();
+    let hosts = hosts.flat_map(|routes| list(&routes["virtual_hosts"]));
     let routes = hosts.flat_map(|host| list(&host["routes"]));
     let names = routes.map(|route| {
-        route["name"]
+        let (name, _) = route["name"]
             .as_str()
             .unwrap()
             .split_once("/match/")
-            .unwrap()
-            .0
-            .to_owned()
+            .unwrap();
+        name.to_owned()
     });
     names.collect()
 }
@@ -110,11 +104,8 @@ fn routes_of_dump(dump: &Dump) -> BTreeSet<String> {
 /// The filters of a policy have its `config` as JSON in a StringValue.
 fn put_config(dump: &mut Dump, policy: &Value) {
     let spec = &policy["spec"];
-    let [filter] = [&spec["wasm"], &spec["dynamicModule"]]
-        .map(list)
-        .concat()
-        .try_into()
-        .unwrap();
+    let filters = [&spec["wasm"], &spec["dynamicModule"]].map(list).concat();
+    let [filter] = filters.try_into().unwrap();
     for listener in &mut dump.listeners {
         each_object(listener, &mut |object| {
             if object["value"] == policy["metadata"]["name"] {
@@ -131,9 +122,8 @@ fn apply(dump: &mut Dump, patch: &Value) {
         Some("Listener") => &mut dump.listeners,
         kind => panic!("{kind:?}"),
     };
-    let resource = all
-        .iter_mut()
-        .find(|resource| resource["name"] == patch["name"]);
+    let mut all = all.iter_mut();
+    let resource = all.find(|resource| resource["name"] == patch["name"]);
     let resource = resource.unwrap_or_else(|| panic!("no {}", patch["name"]));
     let operation = &patch["operation"];
     let Some(way) = operation["jsonPath"].as_str() else {
@@ -145,12 +135,8 @@ fn apply(dump: &mut Dump, patch: &Value) {
     let pointer = |way: &str| way.replace('.', "/");
     let mut patched = 0;
     each_object(resource, &mut |object| {
-        for item in object
-            .get_mut(field)
-            .and_then(Value::as_array_mut)
-            .into_iter()
-            .flatten()
-        {
+        let items = object.get_mut(field).and_then(Value::as_array_mut);
+        for item in items.into_iter().flatten() {
             if item
                 .pointer(&pointer(key))
                 .is_some_and(|value| value == text)
@@ -166,15 +152,11 @@ fn apply(dump: &mut Dump, patch: &Value) {
 /// A JSON patch that adds.
 fn add(value: &mut Value, patch: &Value) {
     assert_eq!(*patch.get("op").unwrap(), "add");
-    let path = format!(
-        "/{}",
-        patch["path"].as_str().unwrap().trim_start_matches('/')
-    );
+    let path = patch["path"].as_str().unwrap();
+    let path = format!("/{}", path.trim_start_matches('/'));
     let (parent, last) = path.rsplit_once('/').unwrap();
-    match value
-        .pointer_mut(parent)
-        .unwrap_or_else(|| panic!("no {parent}"))
-    {
+    let parent = value.pointer_mut(parent);
+    match parent.unwrap_or_else(|| panic!("no {path}")) {
         Value::Array(items) if last == "-" => items.push(patch["value"].clone()),
         Value::Array(items) => items.insert(last.parse().unwrap(), patch["value"].clone()),
         object => object[last] = patch["value"].clone(),
@@ -223,13 +205,6 @@ async fn healthz_follows_readiness_and_checks(build: Build) {
     }
 }
 
-async fn probe_with_host(gateway: &Gateway) -> Answer {
-    let request = gateway.probe().request(Method::GET, "/healthz");
-    Answer::to(request.header("host", "grpc.example.com"))
-        .await
-        .unwrap()
-}
-
 /// It would go to the backend by the GRPCRoute, whose 404 is HTTP 200.
 async fn a_host_of_the_routes_gets_the_same_answer(build: Build) {
     let gateway = Gateway::start(build).await;
@@ -237,9 +212,10 @@ async fn a_host_of_the_routes_gets_the_same_answer(build: Build) {
     gateway.set_endpoint(backend.port, true);
     for (status, body) in [(200, "ok"), (503, "unavailable")] {
         gateway.set_endpoint(backend.port, status == 200);
-        eventually("the probe with a host has this answer", async || {
-            let answer = probe_with_host(&gateway).await;
-            (answer.status == status && answer.body == body).then_some(())
+        until("the probe with a host has this answer", async || {
+            let host = [("host", "grpc.example.com")];
+            let answer = gateway.probe().send(Method::GET, "/healthz", &host).await;
+            answer.status == status && answer.body == body
         })
         .await;
     }
@@ -259,11 +235,9 @@ async fn a_drain_is_503(build: Build) {
 async fn metrics_have_names_and_labels(build: Build) {
     if build == Build::Wasm {
         let documents = documents(gateway_files(build)[0]);
-        let patches =
-            of_kind(&documents, "EnvoyProxy")[0]["spec"]["bootstrap"]["jsonPatches"].clone();
-        let tags = list(&patches)
-            .iter()
-            .filter(|patch| patch["path"] == "/stats_config/stats_tags/-");
+        let proxy = of_kind(&documents, "EnvoyProxy")[0];
+        let tags = list(&proxy["spec"]["bootstrap"]["jsonPatches"]).iter();
+        let tags = tags.filter(|patch| patch["path"] == "/stats_config/stats_tags/-");
         let tags: Value = tags.map(|patch| patch["value"].clone()).collect();
         assert_eq!(tags, shipped_tags());
     }
@@ -271,9 +245,12 @@ async fn metrics_have_names_and_labels(build: Build) {
     gateway.probe().wait_for(503).await;
     // Where Prometheus scrapes.
     let scraped = Prober::http(gateway.home.port(19001));
-    eventually("the gauge is 0", async || {
-        let page = scraped.get("/stats/prometheus").await.body;
-        page.contains(&gauge(0)).then_some(())
+    until("the gauge is 0", async || {
+        scraped
+            .get("/stats/prometheus")
+            .await
+            .body
+            .contains(&gauge(0))
     })
     .await;
 }

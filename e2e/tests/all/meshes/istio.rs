@@ -2,7 +2,7 @@
 
 use e2e::envoy::Envoy;
 use e2e::prober::Prober;
-use e2e::{eventually, free_port, replace_file};
+use e2e::{free_port, read, replace_file, until};
 use serde_json::{Value, json};
 
 use super::{Dump, Home, doctor, documents, gauge, list, of_kind, shipped_tags, with_our_files};
@@ -33,8 +33,8 @@ impl Gateway {
         let mut dump = Dump::read("istio-1.31-dev.yaml");
         for gateway in of_kind(&shared, "Gateway") {
             for server in list(&gateway["spec"]["servers"]) {
-                dump.listeners
-                    .push(server_without_routes(&dump, &server["port"]));
+                let listener = server_without_routes(&dump, &server["port"]);
+                dump.listeners.push(listener);
             }
         }
         put_filter(&mut dump, &list(&spec["match"])[0]["ports"]);
@@ -131,9 +131,8 @@ async fn healthz_follows_readiness() {
 #[tokio::test]
 async fn on_the_port_of_the_calls() {
     for extension in EXTENSIONS {
-        let text = std::fs::read_to_string(e2e::root().join(extension)).unwrap();
         let both = "[{number: 443}, {number: 8443}]";
-        assert!(text.contains(both), "{extension}");
+        assert!(read(extension).contains(both), "{extension}");
         let mut spec = documents(extension)[0]["spec"].clone();
         spec["match"][0]["ports"] = super::yaml(both);
         let gateway = Gateway::with(&spec).await;
@@ -163,24 +162,13 @@ async fn a_drain_is_503_and_calls_are_served() {
     assert_eq!(gateway.calls().get("/server_info").await.status, 200);
 
     // The agent goes on, and the pod lives, for longer than a load balancer needs.
-    let agent = super::yaml(
-        pod["metadata"]["annotations"]["proxy.istio.io/config"]
-            .as_str()
-            .unwrap(),
-    );
-    let drain: u64 = agent["terminationDrainDuration"]
-        .as_str()
-        .unwrap()
-        .trim_end_matches('s')
-        .parse()
-        .unwrap();
+    let agent = &pod["metadata"]["annotations"]["proxy.istio.io/config"];
+    let agent = super::yaml(agent.as_str().unwrap());
+    let drain = agent["terminationDrainDuration"].as_str().unwrap();
+    let drain: u64 = drain.trim_end_matches('s').parse().unwrap();
     assert!(drain >= 15);
-    assert!(
-        pod["spec"]["terminationGracePeriodSeconds"]
-            .as_u64()
-            .unwrap()
-            > drain
-    );
+    let grace = pod["spec"]["terminationGracePeriodSeconds"].as_u64();
+    assert!(grace.unwrap() > drain);
 }
 
 /// What pilot-agent does by itself at SIGTERM.
@@ -222,23 +210,19 @@ async fn a_percentage_of_ready_hosts_says_nothing() {
         let rule = json!({"name": CLUSTER, "min_healthy": min_healthy});
         spec["wasm"]["pluginConfig"]["endpoints"][0]["clusters"] = json!([rule]);
         let gateway = Gateway::with(&spec).await;
-        gateway.home.set_endpoints(
-            CLUSTER,
-            &[
-                (gateway.service, true),
-                (free_port(), true),
-                (free_port(), true),
-            ],
-        );
+        let ports = [gateway.service, free_port(), free_port()];
+        let all = ports.map(|port| (port, true));
+        gateway.home.set_endpoints(CLUSTER, &all);
         gateway.probe().wait_for(200).await;
         // One of three is ready.
         gateway.set_ready(true);
-        eventually("two hosts are gone", async || {
+        until("two hosts are gone", async || {
             let hosts = gateway.envoy.admin.get("/clusters").await.body;
-            let hosts = hosts
-                .lines()
-                .filter(|line| line.starts_with(CLUSTER) && line.contains("::health_flags::"));
-            (hosts.count() == 1).then_some(())
+            let hosts = hosts.lines().filter(|line| line.starts_with(CLUSTER));
+            hosts
+                .filter(|line| line.contains("::health_flags::"))
+                .count()
+                == 1
         })
         .await;
         gateway.probe().wait_for(status).await;
@@ -254,9 +238,9 @@ async fn metrics_have_labels() {
     assert_eq!(more["stats_config"]["stats_tags"], shipped_tags());
     let gateway = Gateway::start(EXTENSIONS[0]).await;
     gateway.probe().wait_for(503).await;
-    eventually("the gauge is 0", async || {
+    until("the gauge is 0", async || {
         let page = gateway.envoy.admin.get("/stats/prometheus").await.body;
-        page.contains(&gauge(0)).then_some(())
+        page.contains(&gauge(0))
     })
     .await;
 }
