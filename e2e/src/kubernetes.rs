@@ -17,7 +17,7 @@ use crate::root;
 /// How long the cluster may take for what must come.
 pub const DEADLINE: Duration = Duration::from_secs(180);
 
-/// A change of a file of `envoy/gke`: its name, what stands there, what comes instead.
+/// A change of a file of `envoy/gke`: its name, what is there, what comes instead.
 pub type Change<'a> = (&'a str, &'a str, &'a str);
 
 /// Our Deployment in a namespace of its own, which is deleted with it.

@@ -133,7 +133,7 @@ fn the_sboms_name_what_is_in_each_file() {
     }
 }
 
-/// Without an interpreter it asks for no libraries either.
+/// Without an interpreter it needs no libraries either.
 #[test]
 fn the_doctor_is_static_and_runs() {
     let released = files(&release());

@@ -41,7 +41,7 @@ fn steps() -> Vec<String> {
 }
 
 /// Applies a block: its lines without a sign and with `-` are in the text once, and become those without a sign
-/// and with `+`. A line `-…` is whatever stands up to the next line.
+/// and with `+`. A line `-…` is whatever is there up to the next line.
 fn apply(config: &str, step: &str) -> String {
     let side = |sign: char| -> String {
         step.lines()
@@ -115,7 +115,7 @@ async fn both_run_and_differ_where_the_page_says() {
     .await;
     assert_eq!(post(&filter).await, 405);
 
-    // Without ALPN a client that asks for h2 does not get it.
+    // Without ALPN a client that offers h2 does not get it.
     assert!(alpn(lua_envoy.port).contains("No ALPN negotiated"));
     assert!(alpn(envoy.port).contains("ALPN protocol: h2"));
 

@@ -63,7 +63,7 @@ fn relevant(text: &str, from: &str, to: &str) -> String {
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// The listener `metrics`, as it stands.
+/// The listener `metrics`, as it is.
 fn metrics_listener(text: &str) -> &str {
     let start = text.find("  - name: metrics\n").unwrap();
     &text[start..][..text[start..].find("\n\n").unwrap()]

@@ -114,7 +114,6 @@ impl Dump {
             config["static_resources"][field] = all.into();
         }
         let routes = |name: &Value| self.routes.iter().find(|routes| routes["name"] == *name);
-        let tls = certificate();
         let mut ports = BTreeMap::new();
         each_object(&mut config, &mut |object| {
             if let Some(socket) = object.get_mut("socket_address") {
@@ -134,15 +133,7 @@ impl Dump {
             if let Some(discovery) = object.get_mut("config_discovery") {
                 discovery["config_source"] = source("ecds.json".to_owned());
             }
-            let sds = "tls_certificate_sds_secret_configs";
-            if let Some(fields) = object.as_object_mut()
-                && fields.remove(sds).is_some()
-            {
-                let [chain, key] =
-                    ["tls.crt", "tls.key"].map(|name| json!({"filename": tls.join(name)}));
-                let pair = json!({"certificate_chain": chain, "private_key": key});
-                fields.insert("tls_certificates".to_owned(), json!([pair]));
-            }
+            put_certificate(object);
             // A resource of its own says its type; a part of the bootstrap may not.
             let kind = object["@type"].as_str().unwrap_or_default();
             let of_its_own = [
@@ -160,6 +151,19 @@ impl Dump {
             ports: ports.into_iter().collect(),
             folder,
         }
+    }
+}
+
+/// Our certificate instead of one from SDS, if this object has that.
+fn put_certificate(object: &mut Value) {
+    let sds = "tls_certificate_sds_secret_configs";
+    if let Some(fields) = object.as_object_mut()
+        && fields.remove(sds).is_some()
+    {
+        let tls = certificate();
+        let [chain, key] = ["tls.crt", "tls.key"].map(|name| json!({"filename": tls.join(name)}));
+        let pair = json!({"certificate_chain": chain, "private_key": key});
+        fields.insert("tls_certificates".to_owned(), json!([pair]));
     }
 }
 

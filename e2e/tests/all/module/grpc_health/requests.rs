@@ -201,9 +201,8 @@ async fn no_request_is_left(envoy: &Envoy) {
     envoy.wait_for_stat(active, 0).await;
 }
 
-#[tokio::test]
-async fn heads() {
-    let envoy = start(Some(services())).await;
+/// What a request's head can have.
+fn head_rows() -> Vec<Row> {
     let check = || Sent::call(CHECK, b"");
     let with = |name, value| check().with_header(name, Some(value));
     let typed = |content_type| with("content-type", content_type);
@@ -214,7 +213,7 @@ async fn heads() {
     };
     let get = |path| by(http::Method::GET, to(path).ending(End::Headers));
     let health = |method: &str| to(&format!("/grpc.health.v1.Health/{method}"));
-    let rows: Vec<Row> = vec![
+    vec![
         ("as clients send it", check(), SERVES),
         ("+proto", typed("application/grpc+proto"), SERVES),
         (
@@ -267,9 +266,14 @@ async fn heads() {
             Passes,
         ),
         ("another service", to("/yages.Echo/Ping"), Passes),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn heads() {
+    let envoy = start(Some(services())).await;
     let connection = Connection::open(envoy.port).await;
-    for (case, sent, expected) in rows {
+    for (case, sent, expected) in head_rows() {
         gets(&connection, case, &sent, expected).await;
     }
     no_request_is_left(&envoy).await;
