@@ -187,27 +187,14 @@ async fn clusters_without_a_host(build: Build) {
 
 async fn thresholds(build: Build) {
     let eds = Eds::new("eds", &[]);
+    let strict = json!({"name": "eds", "degraded": "unhealthy"});
+    let min = |min| json!({"name": "eds", "min_healthy": min});
     let rules = [
         ("one", json!({"name": "eds"}), 1, ""),
-        (
-            "strict",
-            json!({"name": "eds", "degraded": "unhealthy"}),
-            1,
-            DEGRADED,
-        ),
-        ("two", json!({"name": "eds", "min_healthy": 2}), 1, ABSOLUTE),
-        (
-            "half",
-            json!({"name": "eds", "min_healthy": "50%"}),
-            50,
-            EXCLUDED,
-        ),
-        (
-            "all",
-            json!({"name": "eds", "min_healthy": "100%"}),
-            100,
-            EXCLUDED,
-        ),
+        ("strict", strict, 1, DEGRADED),
+        ("two", min(json!(2)), 1, ABSOLUTE),
+        ("half", min(json!("50%")), 50, EXCLUDED),
+        ("all", min(json!("100%")), 100, EXCLUDED),
     ];
     let given = rules.clone();
     let given =

@@ -8,7 +8,7 @@
 //! | drains | [`endpoints`], [`judgement`], [`gke`], [`module`]`::grpc_health::drains` |
 //! | updates | [`listeners`], [`state`], [`process`] |
 //! | logs and metrics | [`operations`], [`state`], [`metrics`], [`dashboard`] |
-//! | configurations: refused ones, and those that we ship | [`configuration`], [`old_envoy`], [`shipped`], [`gke`], [`recipes`], [`balancers`] |
+//! | configurations: refused ones, and those that we ship | [`configuration`], [`old_envoy`], [`shipped`], [`gke`], [`meshes`], [`recipes`], [`balancers`] |
 //! | gRPC, answered by the module | [`module`]`::grpc_health` |
 //! | other ways: the Lua script, the page that leads from it, what a load balancer costs callers | [`lua`], [`from_lua`], [`rehearsal`] |
 //! | `healthz-doctor` | [`doctor`] |
@@ -24,6 +24,8 @@
 //! - [`busy`]: Envoy with 2,000 clusters starts, and writes all its stats several times.
 //! - [`clients`]`::clients_that_leave_leave_nothing_behind`: 30,000 connections.
 //! - [`listeners`]`::replaced_listeners_leave_nothing_behind`: 60 updates, and memory that settles.
+//! - [`state`]: answers, log and gauge have to agree for 3 s each time, and `causes` waits for lines of which
+//!   there is one in ten seconds.
 //! - [`module`]`::panics::in_each_hook_of_the_way`: an Envoy for each hook.
 //! - [`module`]`::grpc_health::many_watches`: thousands of streams.
 
