@@ -1,4 +1,4 @@
-//! Calls without pause, and the two ways to the pods: a load balancer that asks `/healthz` as Google's does, and a
+//! Calls without pause, and the two ways to the pods: a load balancer that checks `/healthz` as Google's does, and a
 //! Service as kube-proxy makes it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

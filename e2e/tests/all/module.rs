@@ -26,7 +26,7 @@ fn on_routes(endpoints: Value, routes: &[(&str, &str)]) -> Config {
 }
 
 /// What begins with this prefix in the module's file, which names nothing but what it exports and what
-/// it asks Envoy for; the prefix is left out.
+/// it needs of Envoy; the prefix is left out.
 fn names_in_the_file(prefix: &str) -> BTreeSet<String> {
     let file = std::fs::read(module::folder().join("libenvoy_healthz.so")).unwrap();
     let names = file.windows(prefix.len()).enumerate();

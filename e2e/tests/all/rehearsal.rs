@@ -57,7 +57,7 @@ async fn a_drained_pod_costs_no_call() {
     assert_eq!(course.failed(), 0);
 }
 
-/// The balancer asks by Envoy's own `grpc_health_check`.
+/// The balancer checks by Envoy's own `grpc_health_check`.
 #[tokio::test]
 async fn a_killed_backend_is_taken_out_and_back_in_by_grpc() {
     check_pool(&play(Answers::Grpc, Event::Kill).await, Event::Kill);

@@ -15,7 +15,7 @@ use crate::subjects::Bench;
 
 pub const SUBJECTS: [&str; 5] = ["built_in", "module", "age_250", "age_0", "background"];
 
-/// How many ask for `/stats/prometheus` at once.
+/// How many request `/stats/prometheus` at once.
 pub const SCRAPES: usize = 3;
 
 /// What was found in all rounds.

@@ -51,7 +51,7 @@ const SIZE: u64 = 230_000;
 /// The slowest probe while the main thread is busy, in milliseconds.
 const SLOWEST: f64 = 500.0;
 
-/// The same with the module, which does not ask that thread.
+/// The same with the module, which does not need that thread.
 const SLOWEST_MODULE: f64 = 50.0;
 
 /// All of them; in a quick run, those that do not depend on time. Instructions do a little: counts are handed

@@ -7,7 +7,7 @@ use e2e::envoy::Envoy;
 
 use crate::statistics::median;
 
-/// How many connections ask at once.
+/// How many connections probe at once.
 pub const CONNECTIONS: [usize; 2] = [1, 50];
 
 /// What one run of `wrk` found.
@@ -31,7 +31,7 @@ pub struct Load {
 /// The rounds of one subject under one load.
 pub struct Series {
     pub subject: &'static str,
-    /// How many clusters there are that nobody asks for.
+    /// How many clusters there are that no endpoint has.
     pub others: usize,
     pub connections: usize,
     pub rounds: Vec<Load>,

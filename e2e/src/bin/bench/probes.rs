@@ -6,10 +6,10 @@ use crate::Plan;
 use crate::load::{Series, unmeasured};
 use crate::subjects::{Bench, SUBJECTS};
 
-/// How many clusters there are that nobody asks for.
+/// How many clusters there are that no endpoint has.
 pub const OTHERS: [usize; 2] = [0, 1000];
 
-/// Those that have an Envoy of their own, for they work while nobody asks them; the script a new one
+/// Those that have an Envoy of their own, for they work while nobody probes them; the script a new one
 /// each round: with a thousand clusters it leaves minutes of work on the main thread.
 const ALONE: [&str; 2] = ["background", "lua"];
 
