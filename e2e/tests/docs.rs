@@ -360,43 +360,34 @@ fn the_fields_are_those_of_the_schema() {
 /// Each row: a text, and the fault that must be found in it, if any.
 #[test]
 fn each_kind_of_fault_is_found() {
+    let nowhere = |link: &str| format!("the link {link} leads nowhere");
+    let none = String::new;
     let rows = [
-        ("[x](README.md) [y](docs/module.md#draining)", ""),
-        ("## Which `max_age_ms`?\n[x](#which-max_age_ms)", ""),
-        ("[x](https://example.com/no-such-page)", ""),
-        ("[x](no-such.md)", "the link no-such.md leads nowhere"),
-        ("[x](/README.md)", "the link /README.md leads nowhere"),
-        ("![x](docs/no.svg)", "the link docs/no.svg leads nowhere"),
-        ("[x](#no-such)", "the link #no-such leads nowhere"),
+        ("[x](README.md) [y](docs/module.md#draining)", none()),
+        ("## Which `max_age_ms`?\n[x](#which-max_age_ms)", none()),
+        ("[x](https://example.com/no-such-page)", none()),
+        ("[x](no-such.md)", nowhere("no-such.md")),
+        ("[x](/README.md)", nowhere("/README.md")),
+        ("![x](docs/no.svg)", nowhere("docs/no.svg")),
+        ("[x](#no-such)", nowhere("#no-such")),
+        ("```sh\n# no-such\n```\n[x](#no-such)", nowhere("#no-such")),
+        ("[x](docs/module.md#no)", nowhere("docs/module.md#no")),
+        ("[x]\n\n[x]: no-such.md\n", nowhere("no-such.md")),
+        ("`make test`, `make bench BENCH=--quick`", none()),
+        ("`make no-such`", "the Makefile has no no-such".to_owned()),
         (
-            "```sh\n# no-such\n```\n[x](#no-such)",
-            "the link #no-such leads nowhere",
+            "```sh\nmake no-such # y\n```",
+            "the Makefile has no no-such".to_owned(),
         ),
+        ("`e2e/tests/all/` `admin.rs` `dist/x.wasm`", none()),
+        ("`./wasm-build.sh` `/healthz` `application/grpc`", none()),
+        ("`10.0.0.7:9000` `grpc.health.v1`", none()),
+        ("`e2e/no-such`", "there is no e2e/no-such".to_owned()),
+        ("`no_such.rs`", "there is no no_such.rs".to_owned()),
         (
-            "[x](docs/module.md#no)",
-            "the link docs/module.md#no leads nowhere",
+            "`nowhere/admin.rs`",
+            "there is no nowhere/admin.rs".to_owned(),
         ),
-        (
-            "[x]\n\n[x]: no-such.md\n",
-            "the link no-such.md leads nowhere",
-        ),
-        ("`make test`, `make bench BENCH=--quick`", ""),
-        ("`make no-such`", "the Makefile has no no-such"),
-        (
-            "```sh\nmake no-such # why\n```\n",
-            "the Makefile has no no-such",
-        ),
-        (
-            "`e2e/tests/all/` `admin.rs` `./wasm-build.sh` `dist/x.wasm`",
-            "",
-        ),
-        (
-            "`/healthz` `application/grpc` `10.0.0.7:9000` `grpc.health.v1`",
-            "",
-        ),
-        ("`e2e/no-such`", "there is no e2e/no-such"),
-        ("`no_such.rs`", "there is no no_such.rs"),
-        ("`nowhere/admin.rs`", "there is no nowhere/admin.rs"),
     ];
     let repository = Repository::read();
     let document = root().join("README.md");
