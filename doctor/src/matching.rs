@@ -218,15 +218,15 @@ pub fn path(matcher: &Node, path: &str) -> Match {
         Some(_) if !matcher.is_true("case_sensitive") => text.to_ascii_lowercase(),
         _ => text.to_owned(),
     };
-    let asked = fold(path);
+    let requested = fold(path);
     if let Some(exact) = matcher.str("path") {
-        return Match::of(asked == fold(exact));
+        return Match::of(requested == fold(exact));
     }
     if let Some(prefix) = matcher.str("prefix") {
-        return Match::of(asked.starts_with(&fold(prefix)));
+        return Match::of(requested.starts_with(&fold(prefix)));
     }
     if let Some(prefix) = matcher.str("path_separated_prefix") {
-        let rest = asked.strip_prefix(&fold(prefix));
+        let rest = requested.strip_prefix(&fold(prefix));
         return Match::of(rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
     }
     match matcher.get("safe_regex") {

@@ -9,7 +9,7 @@
 //!   refused say nothing: their routes may lack the filter, as that of `/livez` does.
 //! - One that began before another was refused says nothing either: it may have passed the filter before the drain.
 //! - When no request has been refused for [`LAPSE`], the drain is taken for over: it may have ended while nobody
-//!   asked, and Watches would stay NOT_SERVING for ever.
+//!   probed, and Watches would stay NOT_SERVING for ever.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -703,7 +703,7 @@ fn an_endpoint_that_nobody_asks_says_nothing() {
     // A snapshot is at hand when it is probed.
     assert_eq!(one.probe("/idle"), Some(503));
     assert_eq!(gauge("/idle"), Some(0));
-    // What other endpoints are asked for does not change it.
+    // Probes of other endpoints do not change it.
     process.pass(1100);
     assert_eq!(two.probe_and_reply(Some(200), UP), 200);
     assert_eq!((gauge("/healthz"), gauge("/idle")), (Some(1), Some(0)));
@@ -766,7 +766,7 @@ fn the_end_of_one_does_not_take_the_bridge_from_another() {
     assert_eq!(b.last_answer(), 200);
 }
 
-/// Envoy may end a configuration before its replacement is asked, as in ECDS: nothing has changed.
+/// Envoy may end a configuration before its replacement is probed, as in ECDS: nothing has changed.
 #[test]
 fn the_end_of_a_replaced_configuration_is_no_news() {
     let process = Process::new();

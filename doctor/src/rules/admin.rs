@@ -120,7 +120,7 @@ fn no_admin_cluster<'t>(case: &Case<'t>) -> Vec<Finding<'t>> {
 fn no_admin<'t>(case: &Case<'t>) -> Vec<Finding<'t>> {
     let bootstrap = case.envoy.bootstrap;
     let missing = bootstrap.at("admin.address").is_none() && wasm_filters(case).next().is_some();
-    let what = "there is no admin, which the filter asks";
+    let what = "there is no admin, which the filter queries";
     missing
         .then(|| Finding::error(bootstrap, what.to_owned()))
         .into_iter()
@@ -202,7 +202,7 @@ fn not_allowed<'t>(case: &Case<'t>) -> Vec<Finding<'t>> {
     if allowed.items().len() == 0 {
         return Vec::new();
     }
-    let takes = |asked: &str| allowed.items().any(|matcher| may_take(matcher, asked));
+    let takes = |path: &str| allowed.items().any(|matcher| may_take(matcher, path));
     let mut found = Vec::new();
     let clusters = "/clusters?filter=";
     let has_clusters = |config: &wasm::Config| {
@@ -211,7 +211,7 @@ fn not_allowed<'t>(case: &Case<'t>) -> Vec<Finding<'t>> {
             .iter()
             .any(|endpoint| !endpoint.clusters.is_empty())
     };
-    for (asked, is_asked) in [
+    for (path, is_wanted) in [
         (
             clusters,
             wasm_filters(case).any(|(_, config)| has_clusters(config)),
@@ -221,14 +221,14 @@ fn not_allowed<'t>(case: &Case<'t>) -> Vec<Finding<'t>> {
             wasm_filters(case).any(|(_, config)| config.asks_the_admin()),
         ),
     ] {
-        if is_asked && !takes(asked) {
-            let shown = if asked == clusters {
+        if is_wanted && !takes(path) {
+            let shown = if path == clusters {
                 "/clusters?filter=..."
             } else {
-                asked
+                path
             };
             let what =
-                format!("allow_paths has no entry that takes {shown}, which the filter asks");
+                format!("allow_paths has no entry that takes {shown}, which the filter queries");
             found.push(Finding::error(allowed, what));
         }
     }
@@ -236,21 +236,21 @@ fn not_allowed<'t>(case: &Case<'t>) -> Vec<Finding<'t>> {
 }
 
 /// Whether an entry of `allow_paths` takes a path, or may take it once the rest of the query is there.
-fn may_take(matcher: &Node, asked: &str) -> bool {
-    let whole = !asked.ends_with('=');
+fn may_take(matcher: &Node, path: &str) -> bool {
+    let whole = !path.ends_with('=');
     let longer = |field| {
         !whole
             && matcher
                 .str(field)
-                .is_some_and(|text| text.starts_with(asked))
+                .is_some_and(|text| text.starts_with(path))
     };
     if !whole && (matcher.get("suffix").is_some() || matcher.get("contains").is_some()) {
         return true;
     }
     let example = if whole {
-        asked.to_owned()
+        path.to_owned()
     } else {
-        format!("{asked}%5E%28%3F%3Amy_service%29%3A%3A")
+        format!("{path}%5E%28%3F%3Amy_service%29%3A%3A")
     };
     longer("exact") || longer("prefix") || matching::string(matcher, &example) != Match::No
 }

@@ -184,14 +184,14 @@ fn answered_before<'t>(_: &Case<'t>, endpoint: &'t Endpoint<'t>) -> Vec<Finding<
             found.push(Finding::error(filter, what));
         } else if answers_itself(filter, &endpoint.way, chain, &request) {
             let what = format!("{path}: {name} is placed before the filter and answers it");
-            found.push(Finding::error(filter, what).then("the filter is never asked"));
+            found.push(Finding::error(filter, what).then("no probe reaches the filter"));
         } else if filter.is_a("http.lua.v3.Lua")
             && endpoint.way.is_on(chain, filter)
             && responds_to(filter, path)
         {
             let what =
                 format!("{path}: the script of {name} is placed before the filter and answers it");
-            found.push(Finding::error(filter, what).then("the filter is never asked"));
+            found.push(Finding::error(filter, what).then("no probe reaches the filter"));
         }
     }
     found

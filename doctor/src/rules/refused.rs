@@ -14,7 +14,7 @@ enum Refuses {
 }
 
 /// What a filter before is looked at with.
-struct Asked<'t, 'r> {
+struct Visit<'t, 'r> {
     /// Its `typed_config`.
     config: &'t Node,
     /// What the route, the virtual host or all routes have for it.
@@ -23,7 +23,7 @@ struct Asked<'t, 'r> {
     request: &'r Request,
 }
 
-type Look = fn(&Asked<'_, '_>) -> Option<Refuses>;
+type Look = fn(&Visit<'_, '_>) -> Option<Refuses>;
 
 const FILTERS: [(&str, Look); 9] = [
     ("http.jwt_authn.v3.JwtAuthentication", jwt_authn),
@@ -47,7 +47,7 @@ const FILTERS: [(&str, Look); 9] = [
     ("http.ratelimit.v3.RateLimit", ratelimit),
 ];
 
-/// What stands before the endpoint's filter and refuses a plain probe.
+/// What comes before the endpoint's filter and refuses a plain probe.
 pub fn before<'t>(_: &Case<'t>, endpoint: &'t Endpoint<'t>) -> Vec<Finding<'t>> {
     let mut found = Vec::new();
     let not_walked = matches!(endpoint.way, walk::Way::NotWalked);
@@ -68,7 +68,7 @@ pub fn before<'t>(_: &Case<'t>, endpoint: &'t Endpoint<'t>) -> Vec<Finding<'t>> 
             .per_route(endpoint.chain, name)
             .map(walk::unwrapped);
         let route = endpoint.way.route();
-        let asked = Asked {
+        let visit = Visit {
             config,
             per_route,
             route,
@@ -80,7 +80,7 @@ pub fn before<'t>(_: &Case<'t>, endpoint: &'t Endpoint<'t>) -> Vec<Finding<'t>> 
                 endpoint.path
             )
         };
-        let finding = match look(&asked) {
+        let finding = match look(&visit) {
             None => continue,
             Some(Refuses::Always(refuses, then)) => {
                 Finding::error(filter, what(refuses)).then(then)
@@ -97,24 +97,24 @@ pub fn before<'t>(_: &Case<'t>, endpoint: &'t Endpoint<'t>) -> Vec<Finding<'t>> 
     found
 }
 
-fn jwt_authn(asked: &Asked<'_, '_>) -> Option<Refuses> {
+fn jwt_authn(visit: &Visit<'_, '_>) -> Option<Refuses> {
     let refuses = Refuses::Always("refuses requests without a JWT", "401 for ever");
-    if let Some(route) = asked.per_route {
+    if let Some(route) = visit.per_route {
         if route.is_true("disabled") {
             return None;
         }
         if let Some(name) = route.str("requirement_name") {
-            let requirement = asked.config.get("requirement_map")?.entry(name)?;
+            let requirement = visit.config.get("requirement_map")?.entry(name)?;
             return wants_token(requirement).then_some(refuses);
         }
     }
-    for rule in asked.config.list("rules") {
-        match matching::route(rule.get("match")?, asked.request) {
+    for rule in visit.config.list("rules") {
+        match matching::route(rule.get("match")?, visit.request) {
             Match::No => {}
             Match::Maybe => return None,
             Match::Yes => {
                 let named = || {
-                    asked
+                    visit
                         .config
                         .get("requirement_map")?
                         .entry(rule.str("requirement_name")?)
@@ -140,18 +140,18 @@ fn wants_token(requirement: &Node) -> bool {
     }
 }
 
-fn rbac(asked: &Asked<'_, '_>) -> Option<Refuses> {
-    let config = match asked.per_route {
+fn rbac(visit: &Visit<'_, '_>) -> Option<Refuses> {
+    let config = match visit.per_route {
         // An empty RBACPerRoute switches it off.
         Some(route) => route.get("rbac")?,
-        None => asked.config,
+        None => visit.config,
     };
     let rules = config.get("rules")?;
     if config.get("matcher").is_some() || !matches!(rules.str("action"), None | Some("ALLOW")) {
         return None;
     }
     let policies = rules.get("policies").into_iter().flat_map(Node::entries);
-    let allowed = Match::any(policies.map(|(_, policy)| allows(policy, asked.request)));
+    let allowed = Match::any(policies.map(|(_, policy)| allows(policy, visit.request)));
     (allowed == Match::No).then_some(Refuses::Always(
         "allows nobody without a key or a certificate",
         "403 for ever",
@@ -194,19 +194,19 @@ fn rbac_rule(rule: &Node, request: &Request) -> Match {
     }
 }
 
-fn oauth2(asked: &Asked<'_, '_>) -> Option<Refuses> {
-    let mut matchers = asked.config.list("config.pass_through_matcher");
-    let passes = matchers.any(|matcher| matching::header(matcher, asked.request) != Match::No);
+fn oauth2(visit: &Visit<'_, '_>) -> Option<Refuses> {
+    let mut matchers = visit.config.list("config.pass_through_matcher");
+    let passes = matchers.any(|matcher| matching::header(matcher, visit.request) != Match::No);
     (!passes).then_some(Refuses::Always(
         "redirects who is not logged in",
         "302 for ever",
     ))
 }
 
-fn fault(asked: &Asked<'_, '_>) -> Option<Refuses> {
-    let config = asked.per_route.unwrap_or(asked.config);
+fn fault(visit: &Visit<'_, '_>) -> Option<Refuses> {
+    let config = visit.per_route.unwrap_or(visit.config);
     let headers = config.get("headers");
-    if headers.is_some_and(|headers| matching::headers(headers, asked.request) != Match::Yes) {
+    if headers.is_some_and(|headers| matching::headers(headers, visit.request) != Match::Yes) {
         return None;
     }
     let abort = config.get("abort")?;
@@ -227,11 +227,11 @@ fn fault(asked: &Asked<'_, '_>) -> Option<Refuses> {
     }
 }
 
-fn ext_authz(asked: &Asked<'_, '_>) -> Option<Refuses> {
-    let off = asked
+fn ext_authz(visit: &Visit<'_, '_>) -> Option<Refuses> {
+    let off = visit
         .per_route
         .is_some_and(|route| route.is_true("disabled"));
-    let enabled = asked.config.at("filter_enabled.default_value");
+    let enabled = visit.config.at("filter_enabled.default_value");
     let never = matching::fraction(enabled) == Match::No;
     (!off && !never).then_some(Refuses::Sometimes(
         "has a service decide, which knows no key of a prober",
@@ -239,8 +239,8 @@ fn ext_authz(asked: &Asked<'_, '_>) -> Option<Refuses> {
     ))
 }
 
-fn local_ratelimit(asked: &Asked<'_, '_>) -> Option<Refuses> {
-    let config = asked.per_route.unwrap_or(asked.config);
+fn local_ratelimit(visit: &Visit<'_, '_>) -> Option<Refuses> {
+    let config = visit.per_route.unwrap_or(visit.config);
     let over_0 = |field| {
         let share = config
             .get(field)
@@ -254,8 +254,8 @@ fn local_ratelimit(asked: &Asked<'_, '_>) -> Option<Refuses> {
     ))
 }
 
-fn ratelimit(asked: &Asked<'_, '_>) -> Option<Refuses> {
-    let action = asked.route?.get("route")?;
+fn ratelimit(visit: &Visit<'_, '_>) -> Option<Refuses> {
+    let action = visit.route?.get("route")?;
     action.list("rate_limits").next()?;
     Some(Refuses::Sometimes(
         "counts probes with calls",
