@@ -2,7 +2,8 @@
 //!
 //! The walk of one probe:
 //!
-//! 1. `wasm` gets the request's headers from Envoy; it alone names proxy-wasm, and decides nothing.
+//! 1. `wasm` gets the request's headers from Envoy ([`pairs`] reads them); it alone names proxy-wasm, and decides
+//!    nothing.
 //!    The rest sees Envoy through the trait in [`envoy`].
 //! 2. [`filter`] finds the endpoint of that path in the [`Config`](healthz_core::config::wasm::Config).
 //!    Any other path goes on to its route at once.

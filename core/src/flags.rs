@@ -58,6 +58,11 @@ const FLAGS: [(&str, Effect); 11] = [
     ("eds_status_draining", Effect::Excluded),
 ];
 
+const _: () = assert!(
+    FLAGS.len() <= u16::BITS as usize,
+    "HealthFlags::known is too narrow"
+);
+
 impl HealthFlags {
     /// Reads `healthy` or flags run together, each behind a `/`.
     pub fn parse(text: &[u8]) -> Self {

@@ -328,7 +328,7 @@ fn quoted_lines_are_in_the_code() {
     assert!(missing.is_empty(), "not in the code: {missing:#?}");
 }
 
-/// The table of fields has the bounds and defaults of the JSON Schema, which is made from the types.
+/// The table of fields has the bounds and defaults of the JSON Schema.
 #[test]
 fn the_fields_are_those_of_the_schema() {
     let schema = fs::read_to_string(root().join("envoy/config.schema.json")).unwrap();
