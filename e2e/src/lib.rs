@@ -20,7 +20,7 @@ pub mod truth;
 pub mod xds;
 
 pub use build::Build;
-pub use prober::exchange;
+pub use prober::{exchange, exchange_to_end};
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};

@@ -108,7 +108,7 @@ impl Pair {
         let answer = match self.build {
             Build::Wasm => self.ours.get(&path).await,
             // The worker hears of it a moment after the admin.
-            Build::Module => self.ours.wait_for_answer(&path, status, "").await,
+            Build::Module => self.ours.wait_through_answers(&path, status).await,
         };
         assert_eq!(answer.status, status, "{path}: {}", answer.body);
         answer.body
@@ -119,7 +119,7 @@ impl Pair {
         self.check_ours(path, ours).await;
         // The built-in filter counts from gauges that follow the flags a moment later.
         let path = format!("/{path}");
-        self.built_in.wait_for_answer(&path, built_in, "").await;
+        self.built_in.wait_through_answers(&path, built_in).await;
         assert_eq!(ours != built_in, intended.is_some(), "{path}: {intended:?}");
     }
 

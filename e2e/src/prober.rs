@@ -113,6 +113,14 @@ impl Prober {
         .await
     }
 
+    /// The same, but that each probe must be answered.
+    pub async fn wait_through_answers(&self, path: &str, status: u16) -> Answer {
+        eventually(&format!("{path} answers {status}"), async || {
+            Some(self.get(path).await).filter(|answer| answer.status == status)
+        })
+        .await
+    }
+
     /// Polls `/healthz` until it has this status.
     pub async fn wait_for(&self, status: u16) -> Answer {
         self.wait_for_answer("/healthz", status, "").await
@@ -216,6 +224,17 @@ pub async fn exchange(port: u16, request: &[u8]) -> String {
     let mut connection = Connection::open(port).await;
     connection.send(request).await;
     connection.receive().await
+}
+
+/// The same, and all else that comes until Envoy ends the connection in order.
+pub async fn exchange_to_end(port: u16, request: &[u8]) -> String {
+    let mut connection = Connection::open(port).await;
+    connection.send(request).await;
+    let mut answer = Vec::new();
+    let read = connection.0.read_to_end(&mut answer);
+    let read = tokio::time::timeout(DEADLINE, read).await;
+    read.expect("an end").expect("an end in order");
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 /// What openssl says of a handshake that offers `h2`.

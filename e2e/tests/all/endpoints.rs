@@ -31,12 +31,12 @@ async fn draining_is_minded_endpoint_by_endpoint() {
         filter["max_age_ms"] = json!(0);
         filter["endpoints"] = endpoints.clone();
         config = config.listener(Build::Wasm.listener(port, &filter));
-        filters.push((Prober::http(port), default));
+        filters.push((port, default));
     }
     let envoy = config.start().await;
     for action in ["/healthcheck/ok", "/healthcheck/fail", "/healthcheck/ok"] {
         envoy.post(action).await;
-        for (prober, default) in &filters {
+        for (port, default) in &filters {
             for (path, live, draining) in [
                 ("/live/default", 200, *default),
                 ("/live/true", 200, 503),
@@ -52,7 +52,7 @@ async fn draining_is_minded_endpoint_by_endpoint() {
                 } else {
                     draining
                 };
-                let status = prober.get(path).await.status;
+                let status = Prober::http(*port).get(path).await.status;
                 assert_eq!(status, expected, "{path} after {action}, default {default}");
             }
         }
@@ -71,7 +71,7 @@ async fn a_liveness_endpoint_asks_nothing_it_does_not_need() {
     let drains = json!({"path": "/drainz", "clusters": []});
     let service = json!({"path": "/healthz", "clusters": ["c"]});
     let mut config = Config::new().cluster(cluster("fake", &[fake.port]));
-    let probers = [
+    let ports = [
         ("lost", "nowhere", json!([livez, drains, service])),
         ("silent", "fake", json!([livez])),
         ("ready", "fake", json!([livez, drains])),
@@ -85,12 +85,13 @@ async fn a_liveness_endpoint_asks_nothing_it_does_not_need() {
         });
         let port = free_port();
         config = config.clone().listener(Build::Wasm.listener(port, &filter));
-        Prober::http(port)
+        port
     });
     let envoy = config.start().await;
-    let [lost, silent, ready] = &probers;
-    let check = async |prober: &Prober, path, status| {
-        assert_eq!(prober.get(path).await.status, status, "{path}");
+    let [lost, silent, ready] = ports;
+    let check = async |port, path, status| {
+        // On a connection of its own, and so on any worker.
+        assert_eq!(Prober::http(port).get(path).await.status, status, "{path}");
     };
 
     // An admin that is not there, and one that hangs.

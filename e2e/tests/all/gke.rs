@@ -4,7 +4,7 @@
 use e2e::backend::Backend;
 use e2e::prober::Prober;
 use e2e::shipped::Pod;
-use e2e::{Build, exchange, read};
+use e2e::{Build, exchange_to_end, read};
 
 both_builds! {
     the_metrics_listener_takes_one_request,
@@ -147,7 +147,7 @@ fn compare(build: Build, gone: Vec<&str>, mut new: Vec<&str>) {
 /// that Prometheus makes comes through, whatever else is in it.
 async fn the_metrics_listener_takes_one_request(build: Build) {
     let pod = Pod::start(build).await;
-    let send = async |request: &str| exchange(pod.metrics, request.as_bytes()).await;
+    let send = async |request: &str| exchange_to_end(pod.metrics, request.as_bytes()).await;
     let end = "host: x\r\nconnection: close\r\n\r\n";
     let scrape = "GET /stats/prometheus HTTP/1.1\r\n";
     let good = send(&format!("{scrape}{end}")).await;

@@ -8,7 +8,7 @@ use e2e::backend::Backend;
 use e2e::envoy::Envoy;
 use e2e::prober::{Answer, Prober};
 use e2e::shipped::{ADMIN, on_free_ports};
-use e2e::{between, eventually, exchange, read, replaced};
+use e2e::{between, eventually, exchange_to_end, read, replaced};
 use echo_server::Empty;
 use echo_server::echo_client::EchoClient;
 use reqwest::Method;
@@ -99,9 +99,10 @@ fn with_key<T>(message: T) -> Request<T> {
     request
 }
 
-async fn is_healthy(prober: &Prober) {
+/// Probes are answered, each on a connection of its own.
+async fn are_answered(port: u16) {
     for _ in 0..20 {
-        let answer = prober.get("/healthz").await;
+        let answer = Prober::http(port).get("/healthz").await;
         assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
     }
 }
@@ -182,7 +183,7 @@ async fn probes_are_answered_while_calls_are_refused() {
             true => drop(recipes.ping(&recipes.channel()).await.unwrap_err()),
             false => recipes.wait_for_ping().await,
         }
-        is_healthy(&Prober::http(recipes.probes)).await;
+        are_answered(recipes.probes).await;
     }
 }
 
@@ -197,11 +198,11 @@ async fn http_1_0_is_answered_where_it_is_accepted() {
         "GET /healthz HTTP/1.0\r\n\r\n",
         "GET /healthz HTTP/1.0\r\nhost: x\r\n\r\n",
     ] {
-        let answer = exchange(recipes.probes, request.as_bytes()).await;
+        let answer = exchange_to_end(recipes.probes, request.as_bytes()).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(" 200 OK\r\n"), "{answer}");
         assert_eq!(body, "ok", "{answer}");
-        let refused = exchange(recipes.calls, request.as_bytes()).await;
+        let refused = exchange_to_end(recipes.calls, request.as_bytes()).await;
         assert!(refused.contains(" 426 Upgrade Required\r\n"), "{refused}");
     }
 }
@@ -229,7 +230,7 @@ async fn probes_are_answered_while_connections_are_used_up() {
         }
     }
     assert!(refused >= LIMIT, "{} are open", open.len());
-    is_healthy(&Prober::http(recipes.probes)).await;
+    are_answered(recipes.probes).await;
     drop(open);
 }
 

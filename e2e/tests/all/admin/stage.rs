@@ -158,7 +158,7 @@ impl Running {
     }
 
     pub async fn wait_for(&self, status: u16) {
-        self.prober.wait_for_answer(&self.path(), status, "").await;
+        self.prober.wait_through_answers(&self.path(), status).await;
         self.wait_for_record(status).await;
     }
 

@@ -182,7 +182,7 @@ async fn only_the_good_one_sees(
     let _backend = trouble(backend, &twins).await;
     let [bad, good] = &twins;
     good.prober.wait_for(503).await;
-    assert_eq!(bad.get("/healthz").await.status, 200);
+    assert_eq!(Prober::http(bad.port).get("/healthz").await.status, 200);
 }
 
 #[tokio::test]
@@ -207,7 +207,7 @@ async fn hz102_a_start_is_seen_late() {
     }
     let _backend = Backend::start(port).await;
     good.prober.wait_for(200).await;
-    assert_eq!(bad.get("/healthz").await.status, 503);
+    assert_eq!(Prober::http(bad.port).get("/healthz").await.status, 503);
 }
 
 #[tokio::test]

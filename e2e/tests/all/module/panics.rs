@@ -14,7 +14,7 @@ use e2e::envoy::{Envoy, validate_in};
 use e2e::fake_admin::{Does, FakeAdmin};
 use e2e::grpc_health::{NOT_SERVING, SERVING, Seen, Watch, channel, check};
 use e2e::prober::{Answer, Prober};
-use e2e::{eventually, exchange, free_port, module};
+use e2e::{eventually, exchange_to_end, free_port, module};
 use reqwest::Method;
 use serde_json::json;
 use tokio::task::{JoinSet, LocalSet};
@@ -147,7 +147,7 @@ impl Panicking {
     async fn upload(&self) {
         let request = b"POST /upload HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
             transfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nx-trailer: x\r\n\r\n";
-        let answer = exchange(self.envoy.port, request).await;
+        let answer = exchange_to_end(self.envoy.port, request).await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{}", self.hook);
     }
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use e2e::config::{Config, cluster};
+use e2e::config::{Config, cluster, listener};
 use e2e::envoy::Envoy;
 use e2e::grpc_health::{
     CHECK, Connection, End, LIST, Reply, SERVING, Seen, Sent, WATCH, frame, request_for,
 };
-use e2e::{Build, free_port};
+use e2e::{Build, free_port, module};
 use prost::Message as _;
 use serde_json::{Value, json};
 use tonic::Code;
@@ -32,7 +32,9 @@ pub(super) async fn start(grpc_health: Option<Value>) -> Envoy {
     if let Some(grpc_health) = grpc_health {
         filter["grpc_health"] = grpc_health;
     }
-    let listener = Build::Module.listener(free_port(), &filter);
+    // Without the drain filters, which answer some requests themselves.
+    let listener = listener(free_port(), [Build::Module.filter(&filter)]);
+    let listener = module::with_network_filter(listener);
     let config = Config::new().listener(listener).cluster(cluster("c", &[1]));
     let envoy = config.start().await;
     envoy.wait_for("/healthz", 200, "").await;
