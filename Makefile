@@ -180,6 +180,8 @@ lint: tools ## formatting, clippy, and what the documents name
 	cargo fmt --all --check
 	cargo fmt --manifest-path e2e/fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- --deny warnings
+	@# The tests that `cargo test` leaves out.
+	cargo clippy --locked --package e2e --test compose --test release -- --deny warnings
 	cargo clippy --locked --package envoy-healthz --target wasm32-wasip1 -- --deny warnings
 	cargo test --quiet --locked --package e2e --test docs
 	@# No error and no warning in what we ship and show.
