@@ -6,10 +6,10 @@ mod tests;
 use std::sync::Arc;
 
 use healthz_core::answer::{Age, Outcome, Response};
+use healthz_core::config::ConfigError;
 use healthz_core::config::module::Config;
 use healthz_core::judgement::judge;
 use healthz_core::request::Probe;
-use healthz_core::state::Level;
 
 use crate::drain::{Drain, Known, Target};
 use crate::envoy::{Request, Setup};
@@ -47,19 +47,14 @@ pub struct Answer {
 }
 
 impl Filter {
-    /// Reads a configuration; logs why if it is refused.
-    pub fn new(setup: &dyn Setup, text: &[u8]) -> Option<Self> {
-        match Config::parse(text) {
-            Ok(config) => Some(Self {
-                recorder: Recorder::new(setup, &config),
-                drain: Drain::of(config.name.as_str()),
-                config,
-            }),
-            Err(fault) => {
-                setup.log(Level::Error, &format!("envoy-healthz: {fault}"));
-                None
-            }
-        }
+    /// Reads a configuration.
+    pub fn new(setup: &dyn Setup, text: &[u8]) -> Result<Self, ConfigError> {
+        let config = Config::parse(text)?;
+        Ok(Self {
+            recorder: Recorder::new(setup, &config),
+            drain: Drain::of(config.name.as_str()),
+            config,
+        })
     }
 
     /// Whether this request is for us.
