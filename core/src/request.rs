@@ -220,6 +220,10 @@ mod tests {
             ("application/json;q=x", Form::Plain),
             ("application/json;q=1.000", Form::Json),
             ("application/json;q=0.0001", Form::Plain),
+            ("application/json;q=+.5", Form::Plain),
+            ("application/json;q=0.+5", Form::Plain),
+            ("application/json;q=5", Form::Plain),
+            ("application/json;q=1., text/plain;q=0.9", Form::Json),
             ("image/png", Form::Plain),
             (
                 "application/xml, application/health+json;q=0.9, */*;q=0.8",
