@@ -20,7 +20,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 pub use fields::{ConfigError, FilterName};
-use fields::{check_count, check_name, present};
+use fields::{check_count, check_name, check_unique, present};
 
 /// One path that is answered, and the rule that decides its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,16 +127,13 @@ impl Endpoint {
 impl Endpoints {
     /// Checks every bound; an endpoint without `fail_when_draining` gets this one.
     pub fn check(self, fail_when_draining: bool) -> Result<Vec<Endpoint>, ConfigError> {
-        check_count("endpoints", self.0.len(), 1, MAX_ENDPOINTS)?;
+        check_count("endpoints", self.0.len(), 1..=MAX_ENDPOINTS)?;
         let mut endpoints: Vec<Endpoint> = Vec::with_capacity(self.0.len());
         for (index, endpoint) in self.0.into_iter().enumerate() {
-            let endpoint = endpoint.check(&format!("endpoints[{index}]"), fail_when_draining)?;
-            if endpoints.iter().any(|other| other.path == endpoint.path) {
-                return Err(ConfigError::new(
-                    format!("endpoints[{index}].path"),
-                    format!("must be unique, got {:?} twice", endpoint.path),
-                ));
-            }
+            let field = format!("endpoints[{index}]");
+            let endpoint = endpoint.check(&field, fail_when_draining)?;
+            let before = endpoints.iter().map(|other| &other.path);
+            check_unique(&format!("{field}.path"), &endpoint.path, before)?;
             endpoints.push(endpoint);
         }
         Ok(endpoints)
@@ -152,35 +149,20 @@ impl Endpoints {
     }
 }
 
-/// Every cluster that some endpoint asks for: sorted, each name once.
-pub fn cluster_names(endpoints: &[Endpoint]) -> Vec<String> {
-    let mut names: Vec<String> = endpoints
-        .iter()
-        .flat_map(|endpoint| endpoint.clusters.iter().map(|cluster| cluster.name.clone()))
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    names
-}
-
 impl RawEndpoint {
     fn check(self, field: &str, fail_when_draining: bool) -> Result<Endpoint, ConfigError> {
         check_path(&format!("{field}.path"), &self.path)?;
         let field = format!("{field}.clusters");
-        check_count(&field, self.clusters.len(), 0, MAX_CLUSTERS)?;
-        let mut clusters: Vec<ClusterRule> = Vec::with_capacity(self.clusters.len());
-        for (index, cluster) in self.clusters.into_iter().enumerate() {
+        check_count(&field, self.clusters.len(), 0..=MAX_CLUSTERS)?;
+        let names = self.clusters.iter().map(|cluster| &cluster.name);
+        for (index, name) in names.clone().enumerate() {
             let field = format!("{field}[{index}]");
-            check_name(&field, "a cluster", &cluster.name)?;
-            if clusters.iter().any(|other| other.name == cluster.name) {
-                let fault = format!("must be unique, got {:?} twice", cluster.name);
-                return Err(ConfigError::new(field, fault));
-            }
-            clusters.push(cluster);
+            check_name(&field, "a cluster", name)?;
+            check_unique(&field, name, names.clone().take(index))?;
         }
         Ok(Endpoint {
             path: self.path,
-            clusters,
+            clusters: self.clusters,
             require: self.require,
             fail_when_draining: self.fail_when_draining.unwrap_or(fail_when_draining),
             details: self.details,
@@ -189,20 +171,17 @@ impl RawEndpoint {
 }
 
 fn check_path(field: &str, path: &str) -> Result<(), ConfigError> {
-    if !path.starts_with('/') {
-        let fault = format!("must start with '/', got {path:?}");
-        return Err(ConfigError::new(field, fault));
-    }
     // Envoy answers a request whose path has a byte above 127 itself, with a 400.
     let bad =
         |c: &char| matches!(c, '?' | '#') || c.is_whitespace() || c.is_control() || !c.is_ascii();
-    match path.chars().find(bad) {
-        None => Ok(()),
-        Some(bad) => {
-            let fault = format!("must not contain {bad:?}, got {path:?}");
-            Err(ConfigError::new(field, fault))
-        }
-    }
+    let fault = if !path.starts_with('/') {
+        format!("must start with '/', got {path:?}")
+    } else if let Some(bad) = path.chars().find(bad) {
+        format!("must not contain {bad:?}, got {path:?}")
+    } else {
+        return Ok(());
+    };
+    Err(ConfigError::new(field, fault))
 }
 
 impl Default for MinHealthy {

@@ -109,16 +109,16 @@ impl HealthFlags {
 
     /// The flags' names, the unknown one last; none for a host that is simply healthy.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        let known = FLAGS.iter().enumerate();
-        known
-            .filter(|(bit, _)| self.known & (1 << bit) != 0)
-            .map(|(_, (name, _))| *name)
-            .chain(self.unknown())
+        self.known().map(|(name, _)| *name).chain(self.unknown())
     }
 
     fn has(&self, effect: Effect) -> bool {
-        let mut known = FLAGS.iter().enumerate();
-        known.any(|(bit, (_, of))| *of == effect && self.known & (1 << bit) != 0)
+        self.known().any(|(_, of)| *of == effect)
+    }
+
+    fn known(&self) -> impl Iterator<Item = &'static (&'static str, Effect)> {
+        let flags = FLAGS.iter().enumerate();
+        flags.filter_map(|(bit, flag)| (self.known & (1 << bit) != 0).then_some(flag))
     }
 }
 

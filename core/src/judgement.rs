@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::config::{ClusterRule, Degraded, Endpoint, MinHealthy, Require};
 use crate::flags::Standing;
-use crate::view::{ClusterView, Counts, Host, Override, View};
+use crate::view::{ClusterView, Host, Override, View};
 
 /// What a probe asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,14 +49,17 @@ const HOSTS_NAMED: usize = 5;
 
 /// Judges an endpoint. Nothing is allocated.
 pub fn judge<'a>(endpoint: &'a Endpoint, view: &'a dyn View) -> Verdict<'a> {
-    let rules = endpoint.clusters.iter();
-    let health = match overridden(endpoint, view) {
-        Some(_) => Health::Unhealthy,
-        None => combine(endpoint, rules.map(|rule| Check::new(rule, view).health)),
+    let mut rules = endpoint.clusters.iter();
+    let is_healthy = |rule| Check::new(rule, view).health == Health::Healthy;
+    let healthy = match endpoint.require {
+        _ if overridden(endpoint, view).is_some() => false,
+        Require::Any if !endpoint.clusters.is_empty() => rules.any(is_healthy),
+        // Also an endpoint without clusters.
+        Require::All | Require::Any => rules.all(is_healthy),
     };
     Verdict {
         endpoint,
-        health,
+        health: healthy.into(),
         view,
     }
 }
@@ -69,17 +72,6 @@ fn overridden<'a>(endpoint: &Endpoint, view: &'a dyn View) -> Option<Override<'a
         Override::NoKnowledge(_) => true,
         Override::NotReady(_) => endpoint.fail_when_draining,
     })
-}
-
-/// An endpoint without clusters is healthy.
-fn combine(endpoint: &Endpoint, mut clusters: impl Iterator<Item = Health>) -> Health {
-    let healthy = match endpoint.require {
-        Require::Any if !endpoint.clusters.is_empty() => {
-            clusters.any(|cluster| cluster == Health::Healthy)
-        }
-        Require::All | Require::Any => clusters.all(|cluster| cluster == Health::Healthy),
-    };
-    Health::from(healthy)
 }
 
 impl<'a> Verdict<'a> {
@@ -130,7 +122,10 @@ impl<'a> Check<'a> {
     fn new(rule: &'a ClusterRule, view: &'a dyn View) -> Self {
         let found = view.cluster(&rule.name);
         let ClusterView { counts, hosts } = found.unwrap_or_default();
-        let usable = usable(&counts, rule.degraded);
+        let usable = match rule.degraded {
+            Degraded::Healthy => counts.healthy + counts.degraded,
+            Degraded::Unhealthy => counts.healthy,
+        };
         let required = match rule.min_healthy {
             MinHealthy::Hosts(hosts) => hosts,
             MinHealthy::Percent(percent) => {
@@ -156,13 +151,6 @@ impl<'a> Check<'a> {
             Standing::Degraded => self.rule.degraded == Degraded::Healthy,
             Standing::Unusable => false,
         }
-    }
-}
-
-fn usable(counts: &Counts, degraded: Degraded) -> u64 {
-    match degraded {
-        Degraded::Healthy => counts.healthy + counts.degraded,
-        Degraded::Unhealthy => counts.healthy,
     }
 }
 
@@ -223,6 +211,7 @@ mod tests {
     use super::*;
     use crate::config::Endpoints;
     use crate::flags::HealthFlags;
+    use crate::view::Counts;
 
     /// A source whose clusters have hosts with these flags.
     #[derive(Default)]

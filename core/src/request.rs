@@ -97,20 +97,13 @@ fn prefers_json(accept: &[u8]) -> bool {
 
 /// A quality value of RFC 9110, section 12.4.2, in thousandths; 0 for what is none.
 fn thousandths(quality: &[u8]) -> u32 {
-    let (whole, fraction) = match quality {
-        [whole] | [whole, b'.'] => (*whole, &[][..]),
-        [whole, b'.', fraction @ ..] if fraction.len() <= 3 => (*whole, fraction),
-        _ => return 0,
-    };
-    let digits = (0..3).map(|place| fraction.get(place).copied().unwrap_or(b'0'));
-    let value = std::iter::once(whole)
-        .chain(digits)
-        .try_fold(0, |sum, digit| {
-            digit
-                .is_ascii_digit()
-                .then(|| sum * 10 + u32::from(digit - b'0'))
-        });
-    value.unwrap_or(0).min(1000)
+    let quality = str::from_utf8(quality).unwrap_or_default();
+    let (whole, fraction) = quality.split_once('.').unwrap_or((quality, ""));
+    if !matches!(whole, "0" | "1") || fraction.len() > 3 {
+        return 0;
+    }
+    let thousandths = format!("{whole}{fraction:0<3}").parse().unwrap_or(0);
+    thousandths.min(1000)
 }
 
 #[cfg(test)]
@@ -227,6 +220,10 @@ mod tests {
             ("application/json;q=x", Form::Plain),
             ("application/json;q=1.000", Form::Json),
             ("application/json;q=0.0001", Form::Plain),
+            ("application/json;q=+.5", Form::Plain),
+            ("application/json;q=0.+5", Form::Plain),
+            ("application/json;q=5", Form::Plain),
+            ("application/json;q=1., text/plain;q=0.9", Form::Json),
             ("image/png", Form::Plain),
             (
                 "application/xml, application/health+json;q=0.9, */*;q=0.8",

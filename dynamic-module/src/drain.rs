@@ -21,17 +21,9 @@ use crate::shared::Shared;
 /// In milliseconds. Probers come more often.
 const LAPSE: u64 = 60_000;
 
-/// What a request is for, as far as routes differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target<'a> {
-    /// The endpoint of this path.
-    Endpoint(&'a str),
-    /// A gRPC service.
-    Grpc,
-}
-
-/// What requests have found, for the whole process and all configurations of one name: a Watch of a listener that
-/// has been replaced follows a drain by requests to the new one. Routes of another name may lack the filter.
+/// What requests have found, by their targets: what they are for, as far as routes differ. It is one for the whole
+/// process and all configurations of one name: a Watch of a listener that has been replaced follows a drain by
+/// requests to the new one. Routes of another name may lack the filter.
 #[derive(Debug, Default)]
 pub struct Drain {
     /// Until when it holds that Envoy drains, by [`now`]; 0 if it does not.
@@ -58,24 +50,24 @@ impl Drain {
     }
 
     /// The health_check filter has refused a request.
-    pub fn refused(&self, target: Target<'_>) {
+    pub fn refused(&self, target: &str) {
         self.refused_at(target, now());
     }
 
-    fn refused_at(&self, target: Target<'_>, now: u64) {
+    fn refused_at(&self, target: &str, now: u64) {
         let mut refused = self.lock();
-        refused.insert(key(target).to_owned());
+        refused.insert(target.to_owned());
         self.until.store(now + LAPSE, Ordering::Relaxed);
     }
 
     /// A request has reached us, which knew this when it began.
-    pub fn passed(&self, target: Target<'_>, Known(until): Known) {
+    pub fn passed(&self, target: &str, Known(until): Known) {
         // The usual case.
         if until == 0 {
             return;
         }
         let mut refused = self.lock();
-        if until == self.until.load(Ordering::Relaxed) && refused.contains(key(target)) {
+        if until == self.until.load(Ordering::Relaxed) && refused.contains(target) {
             refused.clear();
             self.until.store(0, Ordering::Relaxed);
         }
@@ -96,22 +88,12 @@ impl Drain {
     }
 }
 
-/// No path is the one for gRPC: they all begin with a slash.
-fn key(target: Target<'_>) -> &str {
-    match target {
-        Target::Endpoint(path) => path,
-        Target::Grpc => "gRPC",
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use Target::{Endpoint, Grpc};
-
     use super::*;
 
     /// A request that begins now and reaches us at once.
-    fn passes(drain: &Drain, target: Target<'_>) -> bool {
+    fn passes(drain: &Drain, target: &str) -> bool {
         drain.passed(target, drain.known());
         !drain.is_under_way()
     }
@@ -119,14 +101,14 @@ mod tests {
     #[test]
     fn those_that_pass() {
         for (refused, passed, over) in [
-            (&[Endpoint("/a")][..], Endpoint("/a"), true),
-            (&[Endpoint("/a")], Endpoint("/b"), false),
-            (&[Endpoint("/a")], Grpc, false),
-            (&[Grpc], Endpoint("/a"), false),
-            (&[Grpc], Grpc, true),
+            (&["/a"][..], "/a", true),
+            (&["/a"], "/b", false),
+            (&["/a"], "gRPC", false),
+            (&["gRPC"], "/a", false),
+            (&["gRPC"], "gRPC", true),
             // Whichever comes first.
-            (&[Grpc, Endpoint("/a")], Grpc, true),
-            (&[Grpc, Endpoint("/a")], Endpoint("/a"), true),
+            (&["gRPC", "/a"], "gRPC", true),
+            (&["gRPC", "/a"], "/a", true),
         ] {
             let drain = Drain::default();
             assert!(passes(&drain, passed));
@@ -139,33 +121,33 @@ mod tests {
     #[test]
     fn the_drain_before_says_nothing_of_this_one() {
         let drain = Drain::default();
-        drain.refused(Endpoint("/a"));
-        assert!(passes(&drain, Endpoint("/a")));
-        drain.refused(Grpc);
+        drain.refused("/a");
+        assert!(passes(&drain, "/a"));
+        drain.refused("gRPC");
         // Its route has lost the filter.
-        assert!(!passes(&drain, Endpoint("/a")));
-        assert!(passes(&drain, Grpc));
+        assert!(!passes(&drain, "/a"));
+        assert!(passes(&drain, "gRPC"));
     }
 
     #[test]
     fn those_that_began_before_another_was_refused() {
         let drain = Drain::default();
         let before = drain.known();
-        drain.refused_at(Grpc, 1000);
+        drain.refused_at("gRPC", 1000);
         let between = drain.known();
-        drain.refused_at(Grpc, 2000);
+        drain.refused_at("gRPC", 2000);
         for known in [before, between] {
-            drain.passed(Grpc, known);
+            drain.passed("gRPC", known);
             assert!(drain.is_under_way_at(2000));
         }
-        drain.passed(Grpc, drain.known());
+        drain.passed("gRPC", drain.known());
         assert!(!drain.is_under_way_at(2000));
     }
 
     #[test]
     fn it_is_forgotten_if_nobody_asks() {
         let drain = Drain::default();
-        let target = Endpoint("/a");
+        let target = "/a";
         drain.refused_at(target, 1000);
         drain.refused_at(target, 5000);
         assert!(drain.is_under_way_at(4999 + LAPSE));

@@ -14,8 +14,6 @@ pub trait Setup {
     fn counter(&self, name: &str, labels: &[&str]) -> Metric;
     /// Makes a gauge with these labels. It appears with its first use.
     fn gauge(&self, name: &str, labels: &[&str]) -> Metric;
-    /// Writes a line to Envoy's log.
-    fn log(&self, level: Level, line: &str);
 }
 
 /// One HTTP request, while one of its hooks runs. All answers are this worker's own view.

@@ -6,12 +6,12 @@ mod tests;
 use std::sync::Arc;
 
 use healthz_core::answer::{Age, Outcome, Response};
+use healthz_core::config::ConfigError;
 use healthz_core::config::module::Config;
 use healthz_core::judgement::judge;
 use healthz_core::request::Probe;
-use healthz_core::state::Level;
 
-use crate::drain::{Drain, Known, Target};
+use crate::drain::{Drain, Known};
 use crate::envoy::{Request, Setup};
 use crate::grpc::wire::{Call, Method, Status, is_protobuf};
 use crate::recorder::Recorder;
@@ -23,6 +23,12 @@ pub struct Filter {
     pub(crate) config: Config,
     pub(crate) recorder: Recorder,
     pub(crate) drain: Arc<Drain>,
+}
+
+/// What a request of ours is for.
+enum Ours<'a> {
+    Probe(Probe<'a>),
+    Call(Method),
 }
 
 /// What becomes of a request when its headers have come.
@@ -47,41 +53,32 @@ pub struct Answer {
 }
 
 impl Filter {
-    /// Reads a configuration; logs why if it is refused.
-    pub fn new(setup: &dyn Setup, text: &[u8]) -> Option<Self> {
-        match Config::parse(text) {
-            Ok(config) => Some(Self {
-                recorder: Recorder::new(setup, &config),
-                drain: Drain::of(config.name.as_str()),
-                config,
-            }),
-            Err(fault) => {
-                setup.log(Level::Error, &format!("envoy-healthz: {fault}"));
-                None
-            }
-        }
+    /// Reads a configuration.
+    pub fn new(setup: &dyn Setup, text: &[u8]) -> Result<Self, ConfigError> {
+        let config = Config::parse(text)?;
+        Ok(Self {
+            recorder: Recorder::new(setup, &config),
+            drain: Drain::of(config.name.as_str()),
+            config,
+        })
     }
 
     /// Whether this request is for us.
     pub fn is_for_us(&self, request: &dyn Request) -> bool {
-        let target = request.header(":path");
-        self.probe(target).is_some() || self.method(target, request).is_some()
+        self.ours(request).is_some()
     }
 
     /// Looks at a request's headers; `end` if there is no more of it. `known` is of the time before it passed
     /// the filters before ours.
     pub fn begin(&self, request: &dyn Request, end: bool, known: Known) -> Action {
-        let target = request.header(":path");
-        if let Some(probe) = self.probe(target) {
-            let target = Target::Endpoint(&probe.endpoint.path);
-            self.drain.passed(target, known);
-            return Action::Answer(self.answer(&probe, request));
-        }
-        match self.method(target, request) {
-            None => Action::Pass,
-            Some(_) if end => Action::Fail(Status::InvalidArgument),
-            Some(method) => {
-                self.drain.passed(Target::Grpc, known);
+        let Some(ours) = self.ours(request) else {
+            return Action::Pass;
+        };
+        self.drain.passed(ours.target(), known);
+        match ours {
+            Ours::Probe(probe) => Action::Answer(self.answer(&probe, request)),
+            Ours::Call(_) if end => Action::Fail(Status::InvalidArgument),
+            Ours::Call(method) => {
                 let encoding = request.header("grpc-encoding");
                 Action::Read(Box::new(Call::new(method, encoding)))
             }
@@ -93,32 +90,26 @@ impl Filter {
         if self.config.services.is_empty() {
             return;
         }
-        let path = request.header(":path");
-        let target = match self.probe(path) {
-            Some(probe) => Target::Endpoint(&probe.endpoint.path),
-            None if self.method(path, request).is_some() => Target::Grpc,
-            None => return,
-        };
         // Envoy's own word for it: no client and no backend can give it.
-        if request.response_details() == b"health_check_failed" {
-            self.drain.refused(target);
+        if let Some(ours) = self.ours(request)
+            && request.response_details() == b"health_check_failed"
+        {
+            self.drain.refused(ours.target());
         }
     }
 
-    /// The endpoint that is probed, if it is one of ours.
-    fn probe<'a>(&'a self, target: &'a [u8]) -> Option<Probe<'a>> {
-        Probe::of(&self.config.endpoints, target)
-    }
-
-    /// The method that is called, if it is one of ours.
-    fn method(&self, target: &[u8], request: &dyn Request) -> Option<Method> {
+    fn ours<'a>(&'a self, request: &'a dyn Request) -> Option<Ours<'a>> {
+        let target = request.header(":path");
+        if let Some(probe) = Probe::of(&self.config.endpoints, target) {
+            return Some(Ours::Probe(probe));
+        }
         if self.config.services.is_empty() {
             return None;
         }
         let method = Method::of_path(target)?;
         let good =
             request.header(":method") == b"POST" && is_protobuf(request.header("content-type"));
-        good.then_some(method)
+        good.then_some(Ours::Call(method))
     }
 
     fn answer(&self, probe: &Probe<'_>, request: &dyn Request) -> Answer {
@@ -144,6 +135,16 @@ impl Filter {
         Answer {
             response,
             head: method == b"HEAD",
+        }
+    }
+}
+
+impl Ours<'_> {
+    /// What it is to a [`Drain`]. No path is the one for gRPC: they all begin with a slash.
+    fn target(&self) -> &str {
+        match self {
+            Self::Probe(probe) => &probe.endpoint.path,
+            Self::Call(_) => "gRPC",
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Each filter name and path has one state for the whole process, whichever listener or configuration answers.
 //! It goes with the last configuration that has the path.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use healthz_core::answer::Outcome;
@@ -37,8 +37,8 @@ struct Endpoint {
 #[derive(Default)]
 struct Slot {
     state: Mutex<Option<State>>,
-    /// The health in it, for a look without the lock; see [`number`].
-    health: AtomicU8,
+    /// Whether it is healthy, for a look without the lock.
+    healthy: AtomicBool,
     /// The last message of a Watch came too soon after a change to be recorded, and nothing has been recorded
     /// since.
     postponed: AtomicBool,
@@ -84,7 +84,7 @@ impl Recorder {
     pub fn message(&self, index: usize, verdict: &Verdict<'_>, request: &dyn Request) {
         self.record(index, verdict, request, now());
         if let Some(Endpoint { slot, .. }) = self.endpoints.get(index) {
-            let postponed = slot.health.load(Ordering::Relaxed) != number(verdict.health);
+            let postponed = !slot.says(verdict.health);
             slot.postponed.store(postponed, Ordering::Relaxed);
         }
     }
@@ -94,7 +94,7 @@ impl Recorder {
     pub fn postponed_message(&self, index: usize, verdict: &Verdict<'_>, request: &dyn Request) {
         if let Some(Endpoint { slot, .. }) = self.endpoints.get(index)
             && slot.postponed.load(Ordering::Relaxed)
-            && slot.health.load(Ordering::Relaxed) != number(verdict.health)
+            && !slot.says(verdict.health)
         {
             self.message(index, verdict, request);
         }
@@ -116,7 +116,7 @@ impl Recorder {
         let show_at = endpoint.show_at.load(Ordering::Relaxed);
         if news.is_some() || now >= show_at {
             endpoint.show_at.store(now + SHOW_PERIOD, Ordering::Relaxed);
-            let healthy = slot.health.load(Ordering::Relaxed) == number(Health::Healthy);
+            let healthy = slot.says(Health::Healthy);
             self.stats.show(index, healthy, show_at == 0, request);
         }
     }
@@ -125,36 +125,26 @@ impl Recorder {
 impl Slot {
     /// Takes an answer to the record; what is new in it.
     fn record(&self, verdict: &Verdict<'_>, now: u64) -> Option<News> {
-        // The usual case, which has no cause that could have changed.
-        let recorded = self.health.load(Ordering::Relaxed);
-        if verdict.health == Health::Healthy && recorded == number(Health::Healthy) {
-            self.forget_postponed();
-            return None;
+        let mut news = None;
+        // The usual case has no cause that could have changed.
+        if verdict.health == Health::Unhealthy || !self.says(Health::Healthy) {
+            let answered = verdict.answered(0);
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let update = update(*state, answered, now);
+            *state = Some(update.state);
+            let healthy = update.state.health == Health::Healthy;
+            self.healthy.store(healthy, Ordering::Relaxed);
+            news = update.news;
         }
-        let answered = verdict.answered(0);
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let update = update(*state, answered, now);
-        *state = Some(update.state);
-        self.health
-            .store(number(update.state.health), Ordering::Relaxed);
-        if update.state.health == verdict.health {
-            self.forget_postponed();
-        }
-        update.news
-    }
-
-    /// Something else has been recorded since. Not each answer writes what all workers read.
-    fn forget_postponed(&self) {
-        if self.postponed.load(Ordering::Relaxed) {
+        // What was postponed is over. Not each answer writes what all workers read.
+        if self.says(verdict.health) && self.postponed.load(Ordering::Relaxed) {
             self.postponed.store(false, Ordering::Relaxed);
         }
+        news
     }
-}
 
-/// 0 is for no answer yet.
-fn number(health: Health) -> u8 {
-    match health {
-        Health::Healthy => 1,
-        Health::Unhealthy => 2,
+    /// Whether this is the health in the record, once there is one.
+    fn says(&self, health: Health) -> bool {
+        self.healthy.load(Ordering::Relaxed) == (health == Health::Healthy)
     }
 }

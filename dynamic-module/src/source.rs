@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use healthz_core::config::Endpoint;
+use healthz_core::config::{ClusterRule, Endpoint};
 use healthz_core::view::{ClusterView, Counts, Override, View};
 
 use crate::envoy::Request;
@@ -15,14 +15,13 @@ use crate::envoy::Request;
 /// The clusters as this worker's load balancers see them, while one hook runs.
 pub struct WorkerView<'a> {
     request: &'a dyn Request,
-    way: Way<'a>,
+    way: Result<Way, NoWay<'a>>,
 }
 
 /// How clusters are queried.
-enum Way<'a> {
+enum Way {
     NetworkFilter,
     Route,
-    None(NoWay<'a>),
 }
 
 /// Why a cluster cannot be queried.
@@ -35,17 +34,13 @@ impl<'a> WorkerView<'a> {
     /// Finds the way to all clusters of this endpoint.
     pub fn new(request: &'a dyn Request, endpoint: &'a Endpoint) -> Self {
         let way = if endpoint.clusters.is_empty() || request.has_network_filter() {
-            Way::NetworkFilter
+            Ok(Way::NetworkFilter)
         } else {
             let route = request.route_cluster();
-            let mut others = endpoint
-                .clusters
-                .iter()
-                .map(|rule| rule.name.as_str())
-                .filter(|name| route != Some(name.as_bytes()));
-            match others.next() {
-                None => Way::Route,
-                Some(cluster) => Way::None(NoWay { cluster, route }),
+            let mut rules = endpoint.clusters.iter();
+            match rules.find(|rule| route != Some(rule.name.as_bytes())) {
+                None => Ok(Way::Route),
+                Some(ClusterRule { name: cluster, .. }) => Err(NoWay { cluster, route }),
             }
         };
         Self { request, way }
@@ -54,28 +49,23 @@ impl<'a> WorkerView<'a> {
     /// Whether it can query each cluster. A request has the route that it began with, whatever becomes of
     /// the configuration: if it cannot now, it never will.
     pub fn reaches_clusters(&self) -> bool {
-        !matches!(self.way, Way::None(_))
+        self.way.is_ok()
     }
 }
 
 impl View for WorkerView<'_> {
     fn cluster(&self, name: &str) -> Option<ClusterView<'_>> {
-        let counts = match self.way {
+        let counts = match self.way.as_ref().ok()? {
             Way::NetworkFilter => sum(|priority| self.request.hosts(name, priority)),
             Way::Route => sum(|priority| self.request.route_cluster_hosts(priority)),
-            Way::None(_) => None,
         };
-        Some(ClusterView {
-            counts: counts?,
-            hosts: &[],
-        })
+        let hosts = &[];
+        counts.map(|counts| ClusterView { counts, hosts })
     }
 
     fn overridden(&self) -> Option<Override<'_>> {
-        match &self.way {
-            Way::NetworkFilter | Way::Route => None,
-            Way::None(why) => Some(Override::NoKnowledge(why)),
-        }
+        let why = self.way.as_ref().err()?;
+        Some(Override::NoKnowledge(why))
     }
 }
 

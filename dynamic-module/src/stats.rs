@@ -93,13 +93,11 @@ impl Stats {
         if let Some(waiting) = place.and_then(|place| stats?.waiting.get(place)) {
             waiting.fetch_add(1, Ordering::Relaxed);
         }
-        let due = self.due.load(Ordering::Relaxed);
-        let next = now + HAND_OVER;
-        let mine = |due| {
-            self.due
-                .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
-        };
-        if now >= due && mine(due).is_ok() {
+        let next = |due| (now >= due).then_some(now + HAND_OVER);
+        let mine = self
+            .due
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        if mine.is_ok() {
             self.hand_over(request);
         }
     }

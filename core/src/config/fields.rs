@@ -1,6 +1,7 @@
 //! Reading JSON field by field, so that a refusal names the field, the fault and what would be right.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -10,24 +11,18 @@ use crate::config::MinHealthy;
 
 /// Why a configuration was refused: the field, and what is wrong with it. One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
-    field: String,
-    fault: String,
-}
+pub struct ConfigError(String);
 
 impl ConfigError {
     /// The field's path, like `endpoints[0].path`, and what is wrong with it.
-    pub fn new(field: impl Into<String>, fault: impl ToString) -> Self {
-        Self {
-            field: on_one_line(&field.into()),
-            fault: on_one_line(&fault.to_string()),
-        }
+    pub fn new(field: impl fmt::Display, fault: impl fmt::Display) -> Self {
+        Self(on_one_line(&format!("{field}: {fault}")))
     }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.field, self.fault)
+        f.write_str(&self.0)
     }
 }
 
@@ -116,20 +111,31 @@ pub fn check_name(field: &str, what: &str, name: &str) -> Result<(), ConfigError
     Err(ConfigError::new(field, fault))
 }
 
+/// Refuses a name that one before it has.
+pub fn check_unique<'a>(
+    field: &str,
+    name: &str,
+    mut before: impl Iterator<Item = &'a String>,
+) -> Result<(), ConfigError> {
+    if before.any(|other| other == name) {
+        let fault = format!("must be unique, got {name:?} twice");
+        return Err(ConfigError::new(field, fault));
+    }
+    Ok(())
+}
+
 /// Refuses a list or an object that has too few or too many entries.
 pub fn check_count(
     field: &str,
     count: usize,
-    least: usize,
-    most: usize,
+    bounds: RangeInclusive<usize>,
 ) -> Result<(), ConfigError> {
-    if (least..=most).contains(&count) {
+    if bounds.contains(&count) {
         return Ok(());
     }
-    Err(ConfigError::new(
-        field,
-        format!("must have {least} to {most} entries, got {count}"),
-    ))
+    let (least, most) = bounds.into_inner();
+    let fault = format!("must have {least} to {most} entries, got {count}");
+    Err(ConfigError::new(field, fault))
 }
 
 /// Reads a field that may be left out, but not be `null`.
@@ -179,33 +185,16 @@ impl<'de> Deserialize<'de> for FilterName {
     }
 }
 
-/// A whole number whose bounds and default are in its type, so that serde's own error names them.
-#[derive(Debug, Clone, Copy)]
-pub struct Int<const MIN: u64, const MAX: u64, const DEFAULT: u64>(pub u64);
-
-impl<const MIN: u64, const MAX: u64, const DEFAULT: u64> Int<MIN, MAX, DEFAULT> {
-    /// So many milliseconds.
-    pub fn millis(self) -> Duration {
-        Duration::from_millis(self.0)
-    }
+/// Reads a field of milliseconds within bounds, which may be left out.
+pub fn millis<'de, const MIN: u64, const MAX: u64, D: Deserializer<'de>>(
+    input: D,
+) -> Result<Option<Duration>, D::Error> {
+    let bounds = Bounds { min: MIN, max: MAX };
+    let millis = input.deserialize_u64(bounds)?;
+    Ok(Some(Duration::from_millis(millis)))
 }
 
-impl<const MIN: u64, const MAX: u64, const DEFAULT: u64> Default for Int<MIN, MAX, DEFAULT> {
-    fn default() -> Self {
-        Self(DEFAULT)
-    }
-}
-
-impl<'de, const MIN: u64, const MAX: u64, const DEFAULT: u64> Deserialize<'de>
-    for Int<MIN, MAX, DEFAULT>
-{
-    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-        let bounds = Bounds { min: MIN, max: MAX };
-        input.deserialize_u64(bounds).map(Self)
-    }
-}
-
-/// Reads a whole number within bounds. One type for all of them, for each would be code of its own.
+/// Reads a whole number, so that serde's own error names its bounds.
 struct Bounds {
     min: u64,
     max: u64,

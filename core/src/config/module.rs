@@ -96,7 +96,7 @@ struct RawServices(Vec<(String, String)>);
 impl RawGrpcHealth {
     fn check(self, endpoints: &[Endpoint]) -> Result<BTreeMap<String, usize>, ConfigError> {
         let RawServices(raw) = self.services;
-        check_count("grpc_health.services", raw.len(), 1, MAX_SERVICES)?;
+        check_count("grpc_health.services", raw.len(), 1..=MAX_SERVICES)?;
         let taken = |endpoint: &&Endpoint| GRPC_PATHS.contains(&endpoint.path.as_str());
         if let Some(endpoint) = endpoints.iter().find(taken) {
             let fault = format!(

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::fields::{Build, Int, check_name, present, read};
-use super::{ConfigError, Endpoint, Endpoints, FilterName, cluster_names};
+use super::fields::{Build, check_name, millis, present, read};
+use super::{ConfigError, Endpoint, Endpoints, FilterName};
 
 /// A configuration whose every bound has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,16 +40,16 @@ struct RawConfig {
     #[serde(default)]
     name: FilterName,
     admin_cluster: String,
-    #[serde(default)]
-    admin_timeout_ms: Int<1, 60000, 1000>,
-    #[serde(default)]
-    max_stale_ms: Int<0, 600_000, 5000>,
-    #[serde(default)]
-    max_age_ms: Int<0, 60000, 250>,
+    #[serde(default, deserialize_with = "millis::<1, 60000, _>")]
+    admin_timeout_ms: Option<Duration>,
+    #[serde(default, deserialize_with = "millis::<0, 600_000, _>")]
+    max_stale_ms: Option<Duration>,
+    #[serde(default, deserialize_with = "millis::<0, 60000, _>")]
+    max_age_ms: Option<Duration>,
+    #[serde(default, deserialize_with = "millis::<50, 60000, _>")]
+    refresh_interval_ms: Option<Duration>,
     #[serde(default, deserialize_with = "present")]
-    refresh_interval_ms: Option<Int<50, 60000, 50>>,
-    #[serde(default = "yes")]
-    fail_when_draining: bool,
+    fail_when_draining: Option<bool>,
     endpoints: Endpoints,
 }
 
@@ -62,49 +62,45 @@ impl Config {
     /// Reads and checks the JSON text that Envoy passes.
     pub fn parse(text: &[u8]) -> Result<Self, ConfigError> {
         let raw: RawConfig = read(text, &BUILD)?;
-        raw.check()
+        let cluster = "the cluster that reaches Envoy's admin";
+        check_name("admin_cluster", cluster, &raw.admin_cluster)?;
+        let max_age = raw.max_age_ms.unwrap_or(Duration::from_millis(250));
+        if let Some(interval) = raw.refresh_interval_ms
+            && interval > max_age
+        {
+            let (most, got) = (max_age.as_millis(), interval.as_millis());
+            let fault = format!("must be at most max_age_ms ({most}), got {got}");
+            return Err(ConfigError::new("refresh_interval_ms", fault));
+        }
+        Ok(Self {
+            name: raw.name,
+            admin_cluster: raw.admin_cluster,
+            admin_timeout: raw.admin_timeout_ms.unwrap_or(Duration::from_millis(1000)),
+            max_stale: raw.max_stale_ms.unwrap_or(Duration::from_millis(5000)),
+            max_age,
+            refresh_interval: raw.refresh_interval_ms,
+            endpoints: raw
+                .endpoints
+                .check(raw.fail_when_draining.unwrap_or(true))?,
+        })
     }
 
     /// Every cluster that some endpoint asks for: sorted, each name once.
     pub fn cluster_names(&self) -> Vec<String> {
-        cluster_names(&self.endpoints)
+        let rules = self
+            .endpoints
+            .iter()
+            .flat_map(|endpoint| &endpoint.clusters);
+        let mut names: Vec<_> = rules.map(|rule| rule.name.clone()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// Whether some endpoint needs what the admin knows.
     pub fn asks_the_admin(&self) -> bool {
         !self.endpoints.iter().all(Endpoint::needs_nothing)
     }
-}
-
-impl RawConfig {
-    fn check(self) -> Result<Config, ConfigError> {
-        let cluster = "the cluster that reaches Envoy's admin";
-        check_name("admin_cluster", cluster, &self.admin_cluster)?;
-        if let Some(Int(interval)) = self.refresh_interval_ms
-            && interval > self.max_age_ms.0
-        {
-            return Err(ConfigError::new(
-                "refresh_interval_ms",
-                format!(
-                    "must be at most max_age_ms ({}), got {interval}",
-                    self.max_age_ms.0
-                ),
-            ));
-        }
-        Ok(Config {
-            name: self.name,
-            admin_cluster: self.admin_cluster,
-            admin_timeout: self.admin_timeout_ms.millis(),
-            max_stale: self.max_stale_ms.millis(),
-            max_age: self.max_age_ms.millis(),
-            refresh_interval: self.refresh_interval_ms.map(Int::millis),
-            endpoints: self.endpoints.check(self.fail_when_draining)?,
-        })
-    }
-}
-
-fn yes() -> bool {
-    true
 }
 
 #[cfg(test)]

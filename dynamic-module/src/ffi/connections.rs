@@ -27,9 +27,9 @@ pub fn remove(filter: Pointer) {
     let _ = LIVE.try_with(|live| live.borrow_mut().remove(&filter));
 }
 
-/// Whether there is one.
-pub fn any() -> bool {
-    first().is_some()
+/// One of them, if there is any.
+pub fn first() -> Option<Pointer> {
+    LIVE.try_with(|live| live.borrow().first().copied()).ok()?
 }
 
 /// How many hosts the cluster of this name has at one priority; `None` if it has no such priority, if Envoy
@@ -46,8 +46,4 @@ pub fn hosts(cluster: &str, priority: u32) -> Option<Counts> {
             )
         }
     })
-}
-
-fn first() -> Option<Pointer> {
-    LIVE.try_with(|live| live.borrow().first().copied()).ok()?
 }

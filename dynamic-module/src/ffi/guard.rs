@@ -5,8 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::callbacks::write_line;
 use healthz_core::state::Level;
 
-/// Runs a hook's body; a panic in it ends here, and `fallback` gives the result for Envoy.
-pub fn guard<T>(hook: &str, fallback: impl FnOnce() -> T, body: impl FnOnce() -> T) -> T {
+/// Runs a hook's body; a panic in it ends here, and is logged.
+pub fn guard<T>(hook: &str, body: impl FnOnce() -> T) -> Result<T, Fault> {
     let body = || {
         #[cfg(panic_test)]
         panic_if_wanted(hook);
@@ -14,12 +14,12 @@ pub fn guard<T>(hook: &str, fallback: impl FnOnce() -> T, body: impl FnOnce() ->
     };
     // A panic can leave only what is shared half changed: locks, which are poisoned then, and cells,
     // which are set in one step.
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(body)).map_err(|_| {
         write_line(
             Level::Error,
             &format!("envoy-healthz: bug: panic in {hook} (above); please report it"),
         );
-        fallback()
+        Fault
     })
 }
 

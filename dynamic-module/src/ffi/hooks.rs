@@ -27,9 +27,9 @@ const STOP: c_int = 1;
 const DROP_BODY: c_int = 3;
 
 /// Says which ABI this module speaks; a null refuses an Envoy that lacks what is used here.
-#[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_program_init() -> *const c_char {
-    guard("program_init", null, || match Callbacks::find() {
+#[unsafe(export_name = "envoy_dynamic_module_on_program_init")]
+extern "C" fn program_init() -> *const c_char {
+    guard("program_init", || match Callbacks::find() {
         Ok(found) => {
             CALLBACKS.get_or_init(|| found);
             ABI.as_ptr()
@@ -42,40 +42,37 @@ extern "C" fn envoy_dynamic_module_on_program_init() -> *const c_char {
             null()
         }
     })
+    .unwrap_or(null())
 }
 
 /// Reads the configuration; a null refuses it.
-#[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_config_new(
-    config: Pointer,
-    _name: Buffer,
-    text: Buffer,
-) -> Pointer {
-    guard("http_filter_config_new", null_mut, || {
+#[unsafe(export_name = "envoy_dynamic_module_on_http_filter_config_new")]
+extern "C" fn http_filter_config_new(config: Pointer, _name: Buffer, text: Buffer) -> Pointer {
+    guard("http_filter_config_new", || {
         // SAFETY: Envoy lends both for this call.
         let (loading, text) = unsafe { (Loading::new(config), text.bytes()) };
         match Filter::new(&loading, text) {
-            Some(filter) => Arc::into_raw(Arc::new(filter)).cast_mut().cast(),
-            None => null_mut(),
+            Ok(filter) => Arc::into_raw(Arc::new(filter)).cast_mut().cast(),
+            Err(fault) => {
+                write_line(Level::Error, &format!("envoy-healthz: {fault}"));
+                null_mut()
+            }
         }
     })
+    .unwrap_or(null_mut())
 }
 
-#[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_config_destroy(ours: Pointer) {
-    guard(
-        "http_filter_config_destroy",
-        || (),
-        || {
-            // SAFETY: made by `config_new`; Envoy gives it back once. Requests hold shares of their own.
-            drop(unsafe { Arc::from_raw(ours.cast::<Filter>()) });
-        },
-    );
+#[unsafe(export_name = "envoy_dynamic_module_on_http_filter_config_destroy")]
+extern "C" fn http_filter_config_destroy(ours: Pointer) {
+    let _ = guard("http_filter_config_destroy", || {
+        // SAFETY: made by `config_new`; Envoy gives it back once. Requests hold shares of their own.
+        drop(unsafe { Arc::from_raw(ours.cast::<Filter>()) });
+    });
 }
 
-#[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_new(ours: Pointer, _filter: Pointer) -> Pointer {
-    let stage = guard("http_filter_new", || Stage::Faulty, || Stage::Open);
+#[unsafe(export_name = "envoy_dynamic_module_on_http_filter_new")]
+extern "C" fn http_filter_new(ours: Pointer, _filter: Pointer) -> Pointer {
+    let stage = guard("http_filter_new", || Stage::Open).unwrap_or(Stage::Faulty);
     // SAFETY: made by `config_new` and not yet given back: Envoy makes requests of live
     // configurations only. This takes a share of it for the request.
     let filter = unsafe {
@@ -91,69 +88,53 @@ extern "C" fn envoy_dynamic_module_on_http_filter_new(ours: Pointer, _filter: Po
     Rc::into_raw(Rc::new(held)).cast_mut().cast()
 }
 
-#[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_destroy(ours: Pointer) {
+#[unsafe(export_name = "envoy_dynamic_module_on_http_filter_destroy")]
+extern "C" fn http_filter_destroy(ours: Pointer) {
     // SAFETY: made by `http_filter_new`; Envoy gives it back once, and calls no hook for it after.
     let held = unsafe { Rc::from_raw(ours.cast::<Held>()) };
     // Whatever happens, nobody may use Envoy's pointer from now on.
     if let Stage::Watching(id, _) = held.stage.replace(Stage::Destroyed) {
         watch::leave(id);
     }
-    guard("http_filter_destroy", || (), || drop(held));
+    let _ = guard("http_filter_destroy", || drop(held));
 }
 
-#[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_request_headers(
-    filter: Pointer,
-    ours: Pointer,
-    end: bool,
-) -> c_int {
+#[unsafe(export_name = "envoy_dynamic_module_on_http_filter_request_headers")]
+extern "C" fn http_filter_request_headers(filter: Pointer, ours: Pointer, end: bool) -> c_int {
     // SAFETY: this is a hook of the request.
     let (held, request) = unsafe { (Held::share(ours), Stream::new(filter)) };
-    let begin = || match held.stage.get() {
+    let begin = || held.filter.begin(&request, end, held.known);
+    let begun = match held.stage.get() {
         Stage::Faulty => Err(Fault),
-        _ => Ok(held.filter.begin(&request, end, held.known)),
+        _ => guard("http_filter_request_headers", begin),
     };
-    match guard("http_filter_request_headers", || Err(Fault), begin) {
-        Ok(Action::Pass) => {
-            held.stage.set(Stage::Passed);
-            return CONTINUE;
-        }
+    // Other requests go on even after a fault; if that cannot be found out, this one is answered.
+    let ours = AssertUnwindSafe(|| held.filter.is_for_us(&request));
+    match begun {
         Ok(Action::Answer(answer)) => held.send(&request, &answer),
         Ok(Action::Fail(status)) => held.send_status(&request, status),
         Ok(Action::Read(call)) => {
             held.call.set(Some(call));
             held.stage.set(Stage::Reading);
         }
-        Err(Fault) => {
-            // Other requests go on even now; if that cannot be found out, this one is answered.
-            let ours = || held.filter.is_for_us(&request);
-            if !catch_unwind(AssertUnwindSafe(ours)).unwrap_or(true) {
-                held.stage.set(Stage::Passed);
-                return CONTINUE;
-            }
-            held.send_fault(&request);
+        Err(Fault) if catch_unwind(ours).unwrap_or(true) => held.send_fault(&request),
+        Ok(Action::Pass) | Err(Fault) => {
+            held.stage.set(Stage::Passed);
+            return CONTINUE;
         }
     }
     STOP
 }
 
-#[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_request_body(
-    filter: Pointer,
-    ours: Pointer,
-    end: bool,
-) -> c_int {
+#[unsafe(export_name = "envoy_dynamic_module_on_http_filter_request_body")]
+extern "C" fn http_filter_request_body(filter: Pointer, ours: Pointer, end: bool) -> c_int {
     // SAFETY: this is a hook of the request.
     unsafe { go_on(filter, ours, "http_filter_request_body", end, DROP_BODY) }
 }
 
 /// A call's body may end with trailers.
-#[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_request_trailers(
-    filter: Pointer,
-    ours: Pointer,
-) -> c_int {
+#[unsafe(export_name = "envoy_dynamic_module_on_http_filter_request_trailers")]
+extern "C" fn http_filter_request_trailers(filter: Pointer, ours: Pointer) -> c_int {
     // SAFETY: this is a hook of the request.
     unsafe { go_on(filter, ours, "http_filter_request_trailers", true, STOP) }
 }
@@ -173,72 +154,47 @@ unsafe fn go_on(filter: Pointer, ours: Pointer, hook: &str, end: bool, stop: c_i
 }
 
 /// A request that a filter before ours has answered was never shown to us.
-#[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_response_headers(
-    filter: Pointer,
-    ours: Pointer,
-    _end: bool,
-) -> c_int {
-    let look = || {
+#[unsafe(export_name = "envoy_dynamic_module_on_http_filter_response_headers")]
+extern "C" fn http_filter_response_headers(filter: Pointer, ours: Pointer, _end: bool) -> c_int {
+    let _ = guard("http_filter_response_headers", || {
         // SAFETY: this is a hook of the request, and nothing in it ends the request.
         let (held, request) = unsafe { (&*ours.cast::<Held>(), Stream::new(filter)) };
         if held.stage.get() == Stage::Open {
             held.filter.answered_before(&request);
         }
-        CONTINUE
-    };
-    guard("http_filter_response_headers", || CONTINUE, look)
+    });
+    CONTINUE
 }
 
 /// The module's thread has woken a Watch that leads its group.
-#[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_scheduled(
-    filter: Pointer,
-    ours: Pointer,
-    _event: u64,
-) {
+#[unsafe(export_name = "envoy_dynamic_module_on_http_filter_scheduled")]
+extern "C" fn http_filter_scheduled(filter: Pointer, ours: Pointer, _event: u64) {
     // SAFETY: this is a hook of the request.
     let (held, request) = unsafe { (Held::share(ours), Stream::new(filter)) };
-    let tick = || {
-        if let Stage::Watching(id, endpoint) = held.stage.get() {
-            held.filter.update_watches(id, endpoint, &request);
+    if let Stage::Watching(id, endpoint) = held.stage.get() {
+        let update = || held.filter.update_watches(id, endpoint, &request);
+        if let Err(Fault) = guard("http_filter_scheduled", update) {
+            watch::fail(id);
         }
-        Ok(())
-    };
-    if let Err(Fault) = guard("http_filter_scheduled", || Err(Fault), tick)
-        && let Stage::Watching(id, _) = held.stage.get()
-    {
-        watch::fail(id);
     }
 }
 
 /// The network filter has no configuration; any pointer but a null will do.
-#[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_network_filter_config_new(
-    config: Pointer,
-    _name: Buffer,
-    _text: Buffer,
-) -> Pointer {
-    guard("network_filter_config_new", null_mut, || config)
+#[unsafe(export_name = "envoy_dynamic_module_on_network_filter_config_new")]
+extern "C" fn network_filter_config_new(config: Pointer, _name: Buffer, _text: Buffer) -> Pointer {
+    guard("network_filter_config_new", || config).unwrap_or(null_mut())
 }
 
 /// Envoy's pointer serves as ours.
-#[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_network_filter_new(
-    _ours: Pointer,
-    filter: Pointer,
-) -> Pointer {
+#[unsafe(export_name = "envoy_dynamic_module_on_network_filter_new")]
+extern "C" fn network_filter_new(_ours: Pointer, filter: Pointer) -> Pointer {
     // SAFETY: Envoy is making it, and calls `destroy` on the same worker before it frees it.
-    guard(
-        "network_filter_new",
-        || (),
-        || unsafe { connections::add(filter) },
-    );
+    let _ = guard("network_filter_new", || unsafe { connections::add(filter) });
     filter
 }
 
-#[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_network_filter_destroy(ours: Pointer) {
+#[unsafe(export_name = "envoy_dynamic_module_on_network_filter_destroy")]
+extern "C" fn network_filter_destroy(ours: Pointer) {
     connections::remove(ours);
 }
 

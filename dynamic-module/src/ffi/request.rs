@@ -63,11 +63,9 @@ impl Held {
     /// gRPC status.
     pub fn send(&self, request: &Stream<'_>, Answer { response, head }: &Answer) {
         let Content::Http { headers, body } = &response.content else {
-            let healthy = response.outcome == Outcome::Health(Health::Healthy);
-            let status = if healthy {
-                Status::Ok
-            } else {
-                Status::Unavailable
+            let status = match response.outcome {
+                Outcome::Health(Health::Healthy) => Status::Ok,
+                _ => Status::Unavailable,
             };
             return self.send_status(request, status);
         };
@@ -139,11 +137,8 @@ impl Held {
     /// Takes the piece of a call's body that has come, the last one if `end`.
     pub fn read(self: &Rc<Self>, request: &Stream<'_>, hook: &str, end: bool) {
         let mut call = self.call.take();
-        let read = || {
-            let call = call.as_mut();
-            Ok(call.and_then(|call| self.filter.read(call, end, request)))
-        };
-        match guard(hook, || Err(Fault), read) {
+        let read = || self.filter.read(call.as_mut()?, end, request);
+        match guard(hook, read) {
             Ok(Some(reply)) => self.reply(request, reply),
             Err(Fault) if call.is_some() => self.send_fault(request),
             Ok(None) | Err(Fault) => self.call.set(call),

@@ -31,17 +31,14 @@ impl Setup for Loading<'_> {
     fn gauge(&self, name: &str, labels: &[&str]) -> Metric {
         define(http_filter_config_define_gauge, self.0, name, labels)
     }
-
-    fn log(&self, level: Level, line: &str) {
-        write_line(level, line);
-    }
 }
 
 type Define = unsafe fn(Pointer, Buffer, *const Buffer, usize, *mut usize) -> c_int;
 
 fn define(define: Define, config: Pointer, name: &str, labels: &[&str]) -> Metric {
     let mut id = 0;
-    let result = with_labels(labels, |labels, count| {
+    let labels = labels.iter().copied().map(Buffer::lend);
+    let result = lend(labels, |labels, count| {
         // SAFETY: `config` is of the configuration whose hook runs; Envoy copies all text.
         unsafe { define(config, Buffer::lend(name), labels, count, &raw mut id) }
     });
@@ -69,35 +66,24 @@ impl Stream<'_> {
 
 impl Request for Stream<'_> {
     fn header(&self, name: &str) -> &[u8] {
-        let mut value = Buffer::EMPTY;
+        let (kind, name) = (REQUEST_HEADER, Buffer::lend(name));
         // SAFETY: the pointer is of the request whose hook runs. What Envoy writes lives until the
         // headers change or the hook ends; we change none, and `self` ends with the hook.
-        unsafe {
-            let found = http_get_header(
-                self.0,
-                REQUEST_HEADER,
-                Buffer::lend(name),
-                &raw mut value,
-                0,
-                null_mut(),
-            );
-            if found { value.bytes() } else { &[] }
-        }
+        let value =
+            unsafe { lent(|value| http_get_header(self.0, kind, name, value, 0, null_mut())) };
+        value.unwrap_or_default()
     }
 
     fn response_details(&self) -> &[u8] {
-        let mut details = Buffer::EMPTY;
+        if !*HAS_DETAILS {
+            return &[];
+        }
+        let id = RESPONSE_CODE_DETAILS;
         // SAFETY: the pointer is of the request whose hook runs; the details are the request's, and nothing
         // changes them before the hook ends.
-        unsafe {
-            let found = *HAS_DETAILS
-                && http_filter_get_attribute_string(
-                    self.0,
-                    RESPONSE_CODE_DETAILS,
-                    &raw mut details,
-                );
-            if found { details.bytes() } else { &[] }
-        }
+        let details =
+            unsafe { lent(|details| http_filter_get_attribute_string(self.0, id, details)) };
+        details.unwrap_or_default()
     }
 
     fn body(&self) -> Vec<&[u8]> {
@@ -105,7 +91,7 @@ impl Request for Stream<'_> {
         // just said, and they live until the hook ends; in other hooks it has none.
         unsafe {
             let count = http_get_body_chunks_size(self.0, RECEIVED_REQUEST_BODY);
-            let mut pieces = vec![Buffer::EMPTY; count];
+            let mut pieces = vec![Buffer::default(); count];
             let found = http_get_body_chunks(self.0, RECEIVED_REQUEST_BODY, pieces.as_mut_ptr());
             pieces.truncate(if found { count } else { 0 });
             pieces.into_iter().map(|piece| piece.bytes()).collect()
@@ -113,9 +99,8 @@ impl Request for Stream<'_> {
     }
 
     fn route_cluster(&self) -> Option<&[u8]> {
-        let mut name = Buffer::EMPTY;
         // SAFETY: as for a header; the name is the route's and lives as long as the request.
-        unsafe { http_get_cluster_name(self.0, &raw mut name).then(|| name.bytes()) }
+        unsafe { lent(|name| http_get_cluster_name(self.0, name)) }
     }
 
     fn route_cluster_hosts(&self, priority: u32) -> Option<Counts> {
@@ -126,7 +111,7 @@ impl Request for Stream<'_> {
     }
 
     fn has_network_filter(&self) -> bool {
-        connections::any()
+        connections::first().is_some()
     }
 
     fn hosts(&self, cluster: &str, priority: u32) -> Option<Counts> {
@@ -134,14 +119,14 @@ impl Request for Stream<'_> {
     }
 
     fn count(&self, counter: Metric, labels: &[&str], value: u64) {
-        with_labels(labels, |labels, count| {
+        lend(labels.iter().copied().map(Buffer::lend), |labels, count| {
             // SAFETY: the pointer is of the request whose hook runs; Envoy checks id and labels.
             unsafe { http_filter_increment_counter(self.0, counter.0, labels, count, value) }
         });
     }
 
     fn set(&self, gauge: Metric, labels: &[&str], value: u64) {
-        with_labels(labels, |labels, count| {
+        lend(labels.iter().copied().map(Buffer::lend), |labels, count| {
             // SAFETY: as for a counter.
             unsafe { http_filter_set_gauge(self.0, gauge.0, labels, count, value) }
         });
@@ -152,40 +137,38 @@ impl Request for Stream<'_> {
     }
 }
 
-/// Lends labels to Envoy.
-fn with_labels<T>(labels: &[&str], lend: impl FnOnce(*const Buffer, usize) -> T) -> T {
-    let mut buffers = [Buffer::EMPTY; MOST_LABELS];
-    for (buffer, label) in buffers.iter_mut().zip(labels) {
-        *buffer = Buffer::lend(label);
-    }
-    lend(buffers.as_ptr(), labels.len().min(MOST_LABELS))
+/// What Envoy lends by a query; `None` if there is none.
+///
+/// # Safety
+/// What the query writes, if it says true, lives for `'a`.
+unsafe fn lent<'a>(query: impl FnOnce(*mut Buffer) -> bool) -> Option<&'a [u8]> {
+    let mut found = Buffer::default();
+    // SAFETY: the caller's promise.
+    query(&raw mut found).then(|| unsafe { found.bytes() })
 }
 
-const MOST_LABELS: usize = 4;
-
-/// Lends headers to Envoy, without the heap: a probe is answered by this.
-fn with_headers<'a>(
-    headers: impl Iterator<Item = (&'a str, &'a str)>,
-    lend: impl FnOnce(*const Header, usize),
-) {
-    let mut lent = [Header::EMPTY; MOST_HEADERS];
+/// Lends labels or headers to Envoy, without the heap: a probe is answered by this.
+fn lend<T: Copy + Default, R>(
+    all: impl Iterator<Item = T>,
+    call: impl FnOnce(*const T, usize) -> R,
+) -> R {
+    let mut lent = [T::default(); MOST];
     let mut count = 0;
-    for (header, (name, value)) in lent.iter_mut().zip(headers) {
-        header.name = Buffer::lend(name);
-        header.value = Buffer::lend(value);
+    for (place, one) in lent.iter_mut().zip(all) {
+        *place = one;
         count += 1;
     }
-    lend(lent.as_ptr(), count);
+    call(lent.as_ptr(), count)
 }
 
-/// No answer has as many.
-const MOST_HEADERS: usize = 8;
+/// No metric has as many labels, no answer as many headers.
+const MOST: usize = 8;
 
 /// The steps of an answer. With the last one Envoy may call `http_filter_destroy`, from in here; after
 /// that no other step may be taken.
 impl Stream<'_> {
     pub fn send_headers<'a>(&self, headers: impl Iterator<Item = (&'a str, &'a str)>, end: bool) {
-        with_headers(headers, |headers, count| {
+        lend(headers.map(Header::lend), |headers, count| {
             // SAFETY: the pointer is of a request that lives. Envoy copies the headers, and frees its filter
             // only when the hook has ended.
             unsafe { http_send_response_headers(self.0, headers, count, end) }
@@ -198,7 +181,7 @@ impl Stream<'_> {
     }
 
     pub fn send_trailers<'a>(&self, trailers: impl Iterator<Item = (&'a str, &'a str)>) {
-        with_headers(trailers, |trailers, count| {
+        lend(trailers.map(Header::lend), |trailers, count| {
             // SAFETY: as for headers.
             unsafe { http_send_response_trailers(self.0, trailers, count) }
         });

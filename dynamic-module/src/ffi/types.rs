@@ -1,29 +1,28 @@
 //! What crosses the ABI by value.
 
 use std::ffi::c_void;
-use std::ptr::null;
 use std::slice;
 
 /// Text that one side lends to the other.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Buffer {
     start: *const u8,
     size: usize,
 }
 
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Header {
     pub name: Buffer,
     pub value: Buffer,
 }
 
 impl Header {
-    pub const EMPTY: Self = Self {
-        name: Buffer::EMPTY,
-        value: Buffer::EMPTY,
-    };
+    pub fn lend((name, value): (&str, &str)) -> Self {
+        let (name, value) = (Buffer::lend(name), Buffer::lend(value));
+        Self { name, value }
+    }
 }
 
 /// What Envoy calls one of its objects, or we one of ours.
@@ -41,11 +40,6 @@ impl Buffer {
             size: bytes.len(),
         }
     }
-
-    pub const EMPTY: Self = Self {
-        start: null(),
-        size: 0,
-    };
 
     /// # Safety
     /// Envoy wrote this buffer, and what it leads to lives for `'a`.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use healthz_core::answer::Content;
 use healthz_core::judgement::{Health, Verdict};
+use healthz_core::state::Level;
 use healthz_core::view::Counts;
 
 use super::*;
@@ -43,10 +44,6 @@ impl Setup for FakeEnvoy {
 
     fn gauge(&self, name: &str, labels: &[&str]) -> Metric {
         self.counter(name, labels)
-    }
-
-    fn log(&self, _: Level, line: &str) {
-        self.log.borrow_mut().push(line.to_owned());
     }
 }
 
@@ -91,8 +88,8 @@ impl Request for FakeEnvoy {
         self.stats.borrow_mut().insert(name, value);
     }
 
-    fn log(&self, level: Level, line: &str) {
-        Setup::log(self, level, line);
+    fn log(&self, _: Level, line: &str) {
+        self.log.borrow_mut().push(line.to_owned());
     }
 }
 
@@ -150,12 +147,10 @@ fn answer(status: &str, body: &str) -> Option<(String, String)> {
 }
 
 #[test]
-fn a_refused_configuration_is_logged() {
-    let envoy = FakeEnvoy::default();
-    assert!(Filter::new(&envoy, b"{}").is_none());
-    let log = envoy.log.borrow();
-    assert!(log[0].starts_with("envoy-healthz: configuration: missing field `endpoints`"));
-    assert_eq!(log.len(), 1);
+fn a_refused_configuration_has_a_reason() {
+    let fault = Filter::new(&FakeEnvoy::default(), b"{}").err().unwrap();
+    let expected = "configuration: missing field `endpoints`";
+    assert_eq!(fault.to_string(), expected);
 }
 
 #[test]

@@ -9,10 +9,11 @@
 //! then leaves from in there. The lock of the thread is held while it wakes workers: so nobody is
 //! woken who has left.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -36,18 +37,20 @@ pub struct Key {
     pub route: Option<Vec<u8>>,
 }
 
-/// A Watch of this worker.
+/// A Watch of this worker. No other of the process has this number; later ones have higher ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WatchId(u64);
 
+/// Watches of a worker that follow the same. The first of them leads.
 struct Group {
     key: Key,
+    /// Never empty.
     members: BTreeMap<WatchId, Member>,
-    leader: WatchId,
     /// What all were sent last; `None` if one that has joined was sent something else.
     sent: Option<Health>,
     /// Whether what was sent last was for a drain, which is not recorded.
     drained: bool,
+    /// The leader's.
     _wake_up: WakeUp,
 }
 
@@ -57,88 +60,61 @@ struct Member {
 }
 
 thread_local! {
-    /// No group is empty.
     static GROUPS: RefCell<Vec<Group>> = const { RefCell::new(Vec::new()) };
-    static LAST: Cell<u64> = const { Cell::new(0) };
 }
+
+static LAST: AtomicU64 = AtomicU64::new(0);
 
 /// Takes up a Watch that has been sent this.
 pub fn join(key: Key, sent: Health, watcher: Rc<dyn Watcher>) -> WatchId {
-    let id = WatchId(LAST.get() + 1);
-    LAST.set(id.0);
-    let member = Member {
-        watcher: Rc::clone(&watcher),
-        sent,
-    };
-    let alone = with_groups(
-        |groups| match groups.iter_mut().find(|group| group.key == key) {
+    let id = WatchId(LAST.fetch_add(1, Ordering::Relaxed));
+    with_groups(|groups| {
+        let member = Member { watcher, sent };
+        match groups.iter_mut().find(|group| group.key == key) {
             Some(group) => {
                 group.sent = group.sent.filter(|&all| all == sent);
                 group.members.insert(id, member);
-                None
             }
-            None => Some(member),
-        },
-    );
-    if let Some(member) = alone.flatten() {
-        let group = Group {
-            key,
-            members: [(id, member)].into(),
-            leader: id,
-            sent: Some(sent),
-            drained: false,
-            _wake_up: WakeUp::new(watcher.waker()),
-        };
-        with_groups(|groups| groups.push(group));
-    }
+            None => groups.push(Group {
+                key,
+                sent: Some(sent),
+                drained: false,
+                _wake_up: WakeUp::new(id, member.watcher.waker()),
+                members: [(id, member)].into(),
+            }),
+        }
+        Some(())
+    });
     id
 }
 
 /// Forgets a Watch whose stream ends. If it led its group, another one does so from now on.
 pub fn leave(id: WatchId) {
-    let next = with_groups(|groups| {
-        let place = place_of(id, groups)?;
-        let group = groups.get_mut(place)?;
+    with_group(id, |group| {
+        let led = group.members.keys().next() == Some(&id);
         group.members.remove(&id);
-        let Some((&next, member)) = group.members.first_key_value() else {
-            groups.swap_remove(place);
-            return None;
-        };
-        let led = group.leader == id;
-        led.then(|| (next, Rc::clone(&member.watcher)))
+        if let Some((&next, member)) = group.members.first_key_value()
+            && led
+        {
+            group._wake_up = WakeUp::new(next, member.watcher.waker());
+        }
     });
-    if let Some((next, watcher)) = next.flatten() {
-        let wake_up = WakeUp::new(watcher.waker());
-        with_groups(|groups| {
-            let place = place_of(next, groups)?;
-            let group = groups.get_mut(place)?;
-            (group.leader, group._wake_up) = (next, wake_up);
-            Some(())
-        });
-    }
 }
 
 /// Makes a Watch's group say that it is unhealthy, for Envoy drains.
 pub fn drain(id: WatchId) {
     update(id, Health::Unhealthy);
-    with_groups(|groups| {
-        let place = place_of(id, groups)?;
-        groups.get_mut(place)?.drained = true;
-        Some(())
-    });
+    with_group(id, |group| group.drained = true);
 }
 
 /// Sends this health to those of a Watch's group that were sent another one last; whether it is news, also
 /// because what was sent before was for a drain.
 pub fn update(id: WatchId, health: Health) -> bool {
-    let mut drained = false;
-    let others = with_groups(|groups| {
-        let place = place_of(id, groups)?;
-        let group = groups.get_mut(place)?;
-        drained = std::mem::take(&mut group.drained);
+    let found = with_group(id, |group| {
+        let drained = std::mem::take(&mut group.drained);
         // The usual case, however many they are.
         if group.sent.replace(health) == Some(health) {
-            return None;
+            return (drained, Vec::new());
         }
         let others = group.members.values_mut();
         let others = others.filter(|member| member.sent != health);
@@ -146,9 +122,9 @@ pub fn update(id: WatchId, health: Health) -> bool {
             member.sent = health;
             Rc::clone(&member.watcher)
         });
-        Some(others.collect::<Vec<_>>())
+        (drained, others.collect())
     });
-    let others = others.flatten().unwrap_or_default();
+    let (drained, others) = found.unwrap_or_default();
     if !others.is_empty() {
         let message = status(health.into());
         others.iter().for_each(|watcher| watcher.send(&message));
@@ -158,30 +134,33 @@ pub fn update(id: WatchId, health: Health) -> bool {
 
 /// Ends a Watch's group after a fault: better no answer than an old one.
 pub fn fail(id: WatchId) {
-    let group = with_groups(|groups| Some(groups.swap_remove(place_of(id, groups)?)));
-    if let Some(group) = group.flatten() {
-        let members = group.members.values();
-        members.for_each(|member| member.watcher.fail());
+    let members = with_group(id, |group| std::mem::take(&mut group.members));
+    for member in members.unwrap_or_default().values() {
+        member.watcher.fail();
     }
 }
 
-/// `None` while the worker's thread ends, when no stream of it is left; or if Envoy came back in here
-/// from below, which it does not.
-fn with_groups<T>(body: impl FnOnce(&mut Vec<Group>) -> T) -> Option<T> {
-    let with = |groups: &RefCell<Vec<Group>>| Some(body(&mut *groups.try_borrow_mut().ok()?));
-    GROUPS.try_with(with).ok().flatten()
+/// The group of this Watch, if that is still open. It ends with its last member.
+fn with_group<T>(id: WatchId, body: impl FnOnce(&mut Group) -> T) -> Option<T> {
+    with_groups(|groups| {
+        let mut all = groups.iter_mut();
+        let group = all.find(|group| group.members.contains_key(&id))?;
+        let result = body(group);
+        groups.retain(|group| !group.members.is_empty());
+        Some(result)
+    })
 }
 
-fn place_of(id: WatchId, groups: &[Group]) -> Option<usize> {
-    groups
-        .iter()
-        .position(|group| group.members.contains_key(&id))
+/// `None` also while the worker's thread ends, when no stream of it is left; or if Envoy came back in here
+/// from below, which it does not.
+fn with_groups<T>(body: impl FnOnce(&mut Vec<Group>) -> Option<T>) -> Option<T> {
+    let with = |groups: &RefCell<Vec<Group>>| body(&mut *groups.try_borrow_mut().ok()?);
+    GROUPS.try_with(with).ok().flatten()
 }
 
 /// The thread, and whom it wakes: one for each group of each worker.
 static THREAD: Mutex<Thread> = Mutex::new(Thread {
     started: false,
-    last: 0,
     wakers: BTreeMap::new(),
 });
 
@@ -190,8 +169,8 @@ static ANYBODY: Condvar = Condvar::new();
 
 struct Thread {
     started: bool,
-    last: u64,
-    wakers: BTreeMap<u64, Box<dyn Waker>>,
+    /// By the Watches that lead.
+    wakers: BTreeMap<WatchId, Box<dyn Waker>>,
 }
 
 fn lock() -> MutexGuard<'static, Thread> {
@@ -222,16 +201,13 @@ fn wake_all() {
 }
 
 /// A place among those whom the thread wakes, up to its end.
-struct WakeUp(u64);
+struct WakeUp(WatchId);
 
 impl WakeUp {
-    fn new(waker: Option<Box<dyn Waker>>) -> Self {
-        let mut thread = lock();
-        thread.last += 1;
-        let id = thread.last;
-        thread.wakers.extend(waker.map(|waker| (id, waker)));
+    fn new(leader: WatchId, waker: Option<Box<dyn Waker>>) -> Self {
+        lock().wakers.extend(waker.map(|waker| (leader, waker)));
         ANYBODY.notify_one();
-        Self(id)
+        Self(leader)
     }
 }
 
@@ -244,8 +220,9 @@ impl Drop for WakeUp {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::time::Instant;
 
     use Health::{Healthy, Unhealthy};
@@ -339,7 +316,7 @@ mod tests {
     }
 
     fn groups() -> usize {
-        with_groups(|groups| groups.len()).unwrap()
+        with_groups(|groups| Some(groups.len())).unwrap()
     }
 
     #[test]

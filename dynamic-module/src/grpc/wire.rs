@@ -9,6 +9,9 @@
 //! 00 00000002 0801
 //! ```
 //!
+//! Messages of one field or none are as `google.protobuf`'s `StringValue`, `Int32Value` and `Empty`, for which
+//! prost takes Rust's own `String`, `i32` and `()`.
+//!
 //! A compressed message begins with 01, and the header `grpc-encoding` says how: `gzip`, or `deflate`,
 //! which is zlib's format.
 //!
@@ -70,35 +73,15 @@ enum Encoding {
 }
 
 /// What is said of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 pub enum ServingStatus {
-    /// Not used; the protocol has it.
-    Unknown = 0,
     /// Send calls.
     Serving = 1,
     /// Do not.
     NotServing = 2,
     /// To a Watch alone: no such service.
     ServiceUnknown = 3,
-}
-
-/// What Check and Watch ask.
-#[derive(Clone, PartialEq, Eq, Message)]
-struct Request {
-    #[prost(string, tag = "1")]
-    service: String,
-}
-
-/// What List asks.
-#[derive(Clone, PartialEq, Eq, Message)]
-struct ListRequest {}
-
-/// What Check and Watch are answered.
-#[derive(Clone, PartialEq, Eq, Message)]
-struct Response {
-    #[prost(enumeration = "ServingStatus", tag = "1")]
-    status: i32,
 }
 
 /// What List is answered: on the wire a map from names to statuses.
@@ -114,8 +97,9 @@ struct ListResponse {
 struct ListEntry {
     #[prost(string, optional, tag = "1")]
     service: Option<String>,
+    /// As Check and Watch are answered.
     #[prost(message, optional, tag = "2")]
-    response: Option<Response>,
+    status: Option<i32>,
 }
 
 /// The bytes before a message.
@@ -218,30 +202,23 @@ impl Call {
 
     /// The service that the whole body asks for.
     pub fn service(&self) -> Result<String, Status> {
-        self.decode().map(|Request { service }| service)
+        self.decode()
     }
 
     /// Whether the whole body is what List asks.
     pub fn list(&self) -> Result<(), Status> {
-        self.decode().map(|ListRequest {}| ())
+        self.decode()
     }
 
     fn decode<T: Message + Default>(&self) -> Result<T, Status> {
-        let Some((flag, length, message)) = self.split() else {
-            return Err(Status::InvalidArgument);
-        };
-        if length != message.len() {
-            return Err(Status::InvalidArgument);
-        }
+        let whole = self
+            .split()
+            .filter(|(_, length, message)| message.len() == *length);
+        let (flag, _, message) = whole.ok_or(Status::InvalidArgument)?;
         self.check(flag)?;
-        let message = match (flag, self.encoding) {
-            (1, Encoding::Gzip) => {
-                decompress(GzDecoder::new(message), GzDecoder::into_inner)?.into()
-            }
-            (1, Encoding::Deflate) => {
-                decompress(ZlibDecoder::new(message), ZlibDecoder::into_inner)?.into()
-            }
-            _ => Cow::Borrowed(message),
+        let message = match flag {
+            0 => Cow::Borrowed(message),
+            _ => decompress(self.encoding, message)?.into(),
         };
         T::decode(&*message).map_err(|_| Status::InvalidArgument)
     }
@@ -255,36 +232,36 @@ impl Call {
     }
 }
 
-/// What this decoder gives, if that is no longer than a message may be and nothing is left behind it.
-fn decompress<'a, D: Read>(
-    mut decoder: D,
-    into_inner: impl FnOnce(D) -> &'a [u8],
-) -> Result<Vec<u8>, Status> {
+/// What is compressed in this, if that is no longer than a message may be and nothing is behind it.
+fn decompress(encoding: Encoding, mut packed: &[u8]) -> Result<Vec<u8>, Status> {
     let mut message = Vec::new();
-    let bound = LONGEST as u64 + 1;
-    let read = decoder.by_ref().take(bound).read_to_end(&mut message);
-    if message.len() > LONGEST {
-        return Err(Status::ResourceExhausted);
-    }
+    let most = LONGEST as u64 + 1;
+    let read = match encoding {
+        Encoding::Gzip => GzDecoder::new(&mut packed)
+            .take(most)
+            .read_to_end(&mut message),
+        Encoding::Deflate => ZlibDecoder::new(&mut packed)
+            .take(most)
+            .read_to_end(&mut message),
+        Encoding::Identity | Encoding::Other => return Err(Status::Internal),
+    };
     match read {
-        Ok(_) if into_inner(decoder).is_empty() => Ok(message),
+        _ if message.len() > LONGEST => Err(Status::ResourceExhausted),
+        Ok(_) if packed.is_empty() => Ok(message),
         _ => Err(Status::Internal),
     }
 }
 
 /// The message of Check and Watch that has a service's status.
 pub fn status(status: ServingStatus) -> Vec<u8> {
-    let status = status.into();
-    frame(&Response { status })
+    frame(&(status as i32))
 }
 
 /// The message of List that has all services.
 pub fn statuses<'a>(services: impl Iterator<Item = (&'a str, ServingStatus)>) -> Vec<u8> {
     let entry = |(service, status): (&str, ServingStatus)| ListEntry {
         service: Some(service.to_owned()),
-        response: Some(Response {
-            status: status.into(),
-        }),
+        status: Some(status as i32),
     };
     frame(&ListResponse {
         statuses: services.map(entry).collect(),
