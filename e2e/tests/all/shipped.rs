@@ -68,7 +68,7 @@ fn stats_tags(text: &str) -> Option<Vec<&str>> {
 
 #[test]
 fn the_examples_are_good() {
-    let page = read("docs/operations.md");
+    let page = read("README.md");
     let tags = stats_tags(&page);
     for (file, config) in examples() {
         let filters = config.matches("filters.http.wasm.v3.Wasm\n").count();
