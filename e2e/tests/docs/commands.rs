@@ -29,7 +29,7 @@ pub const NOT_RUN: [(&str, &str); 5] = [
     ("helm", "run by others: facts.md, 11"),
     (
         "kind",
-        "no Docker engine here: docs/dev/kubernetes.md says what was run",
+        "its node image cannot be pulled here: docs/dev/kubernetes.md says what was run",
     ),
 ];
 
