@@ -27,7 +27,10 @@ async fn update(lds: &Lds, envoy: &Envoy, listeners: Vec<Value>) {
 
 fn ours(build: Build, port: u16, path: &str) -> Value {
     let endpoints = json!([{"path": path, "clusters": ["c"]}]);
-    build.listener(port, &json!({"endpoints": endpoints}))
+    build.listener(
+        port,
+        &json!({"admin_timeout_ms": 30000, "endpoints": endpoints}),
+    )
 }
 
 /// The filter is replaced, taken out and put back under load, so that its module is opened and closed
@@ -131,7 +134,7 @@ async fn replaced_listeners_leave_nothing_behind(build: Build) {
         // No two configurations are the same.
         let rule = json!({"name": "c", "min_healthy": 1 + version});
         let endpoints = json!([{"path": "/healthz", "clusters": [rule]}]);
-        let plain = json!({"admin_timeout_ms": 10_000, "max_age_ms": 0, "endpoints": endpoints});
+        let plain = json!({"admin_timeout_ms": 30_000, "max_age_ms": 0, "endpoints": endpoints});
         let mut refreshed = plain.clone();
         refreshed["max_age_ms"] = json!(1000);
         // Like the first one, the last one does not refresh.
@@ -198,7 +201,7 @@ async fn an_update_of_the_listener_leaves_no_probe_waiting() {
     let fake = FakeAdmin::start(slow).await;
     let port = free_port();
     let listeners = |version: u64| {
-        let filter = json!({"admin_timeout_ms": 10000, "max_age_ms": version});
+        let filter = json!({"admin_timeout_ms": 30000, "max_age_ms": version});
         vec![Build::Wasm.listener(port, &filter)]
     };
     let lds = Lds::new(listeners(0));

@@ -7,7 +7,7 @@ use e2e::config::{lua, pipe, with_tcp_check};
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin};
 use e2e::prober::Prober;
-use e2e::{Build, TcpHost, free_port};
+use e2e::{Build, TcpHost, dead_port, free_port};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, UnixListener};
 
@@ -21,7 +21,8 @@ const HEALTHY: &[u8] = b"my_service::127.0.0.1:9000::health_flags::healthy\n";
 /// An Envoy with the script and the filter, each on a listener, for this cluster.
 async fn start(target: &str, config: Config) -> (Envoy, [Prober; 2]) {
     let ports = [free_port(), free_port()];
-    let filter = json!({"endpoints": [{"path": "/healthz", "clusters": [target]}]});
+    let endpoints = json!([{"path": "/healthz", "clusters": [target]}]);
+    let filter = json!({"admin_timeout_ms": 30000, "endpoints": endpoints});
     let config = config
         .listener(listener(ports[0], [lua(target, "local_admin")]))
         .listener(Build::Wasm.listener(ports[1], &filter));
@@ -53,7 +54,7 @@ async fn check_with(case: &str, expected: [u16; 2], clusters: impl IntoIterator<
 #[tokio::test]
 async fn both_are_right_where_the_case_is_plain() {
     let (_live, live) = TcpHost::on_free_port().await;
-    for (case, port, status) in [("up", live, 200), ("down", free_port(), 503)] {
+    for (case, port, status) in [("up", live, 200), ("down", dead_port(), 503)] {
         let cluster = with_tcp_check(cluster(MY_SERVICE, &[port]));
         check_with(case, [status; 2], [cluster]).await;
     }
@@ -106,7 +107,7 @@ async fn unix_socket_host() {
 #[tokio::test]
 async fn another_cluster_ends_with_the_name() {
     let (_live, live) = TcpHost::on_free_port().await;
-    let dead = with_tcp_check(cluster(MY_SERVICE, &[free_port()]));
+    let dead = with_tcp_check(cluster(MY_SERVICE, &[dead_port()]));
     let other = cluster("other_my_service", &[live]);
     let both = [dead, other.clone()];
     check_with("failed, namesake healthy", [200, 503], both).await;

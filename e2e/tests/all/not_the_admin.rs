@@ -25,8 +25,10 @@ fn foreign(page: &str) -> String {
     )
 }
 
-/// Three probes are answered with this status.
+/// From the first on that rests on the reply of now, all probes are answered with this status: a reply that comes
+/// too late, on a machine that stands still, is silence, and the last snapshot answers.
 async fn check(envoy: &Envoy, status: u16, why: &str) {
+    envoy.prober.wait_through_answers("/healthz", status).await;
     for _ in 0..3 {
         assert_eq!(envoy.get("/healthz").await.status, status, "{why}");
     }
@@ -61,7 +63,10 @@ async fn ready_is_believed_only_if_it_is_envoys_own() {
     ];
     let live = || Does::Respond(|_| answer(200, "LIVE\n"));
     for (respond, cause) in rows {
-        let fields = json!({"max_age_ms": 0, "endpoints": [{"path": "/healthz", "clusters": []}]});
+        let fields = json!({
+            "max_age_ms": 0, "max_stale_ms": 600_000, "admin_timeout_ms": 30000,
+            "endpoints": [{"path": "/healthz", "clusters": []}],
+        });
         let (envoy, fake) = envoy_with_fake(live(), "1", fields).await;
         envoy.wait_for("/healthz", 200, "").await;
         fake.change_to(Does::Respond(respond));
@@ -78,7 +83,7 @@ async fn ready_is_believed_only_if_it_is_envoys_own() {
 async fn a_503_in_other_words_is_silence() {
     let live = Does::Respond(|_| answer(200, "LIVE\n"));
     let fields = json!({
-        "max_age_ms": 0, "max_stale_ms": 600_000,
+        "max_age_ms": 0, "max_stale_ms": 600_000, "admin_timeout_ms": 30000,
         "endpoints": [{"path": "/healthz", "clusters": []}],
     });
     let (envoy, fake) = envoy_with_fake(live, "1", fields).await;
@@ -107,7 +112,9 @@ async fn clusters_in_no_text_of_envoys() {
         "{\"status\": \"healthy\"}\n",
         "c healthy\n",
     ] {
-        let fields = json!({"max_age_ms": 0});
+        let fields = json!({
+            "max_age_ms": 0, "max_stale_ms": 600_000, "admin_timeout_ms": 30000,
+        });
         let (envoy, fake) = envoy_with_fake(healthy(), "1", fields).await;
         envoy.wait_for("/healthz", 200, "").await;
         fake.change_to(Does::Answer(200, text.into()));

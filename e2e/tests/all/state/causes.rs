@@ -6,7 +6,7 @@ use e2e::config::Config;
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, HEALTHY, envoy_with_fake, healthy};
 use e2e::prober::Prober;
-use e2e::{Build, TcpHost, free_port, until};
+use e2e::{Build, TcpHost, dead_port, free_port, until};
 use serde_json::{Value, json};
 
 use super::{Sidecar, agree, checked, listener};
@@ -47,7 +47,7 @@ async fn another_cause_is_logged_and_at_most_one_in_ten_seconds(build: Build) {
     const CHANGES: usize = 3;
     let port = free_port();
     let listeners = healthz(build, port, json!(["c", "dead"]));
-    let config = Config::new().cluster(checked("dead", &[free_port()]));
+    let config = Config::new().cluster(checked("dead", &[dead_port()]));
     let mut sidecar = Sidecar::start_with(build, listeners, config, &[]).await;
     details(port, "[-]dead 0/1 healthy").await;
     sidecar.agrees(port, 503).await;

@@ -2,7 +2,7 @@
 
 use e2e::config::{Config, cluster, manager, with_grpc_check};
 use e2e::prober::Connection;
-use e2e::{Build, free_port};
+use e2e::{Build, dead_port, free_port};
 use serde_json::{Value, json};
 
 use super::{Sidecar, agree, healthz_for, in_force, listener};
@@ -62,7 +62,7 @@ async fn an_outage_after_a_rollback(build: Build) {
 /// The update's routes do not come, so that its listener answers nobody.
 async fn an_outage_while_an_update_warms(build: Build) {
     let port = free_port();
-    let nobody = with_grpc_check(cluster("xds", &[free_port()]));
+    let nobody = with_grpc_check(cluster("xds", &[dead_port()]));
     let config = Config::new().cluster(nobody);
     let mut sidecar = Sidecar::start_with(build, good(build, port), config, &[]).await;
     sidecar.agrees(port, 200).await;
