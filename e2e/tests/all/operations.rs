@@ -337,8 +337,12 @@ async fn a_probe_expires() {
 }
 
 /// A liveness endpoint that stays healthy in a drain needs no admin; one that does not needs `/ready` alone.
-#[tokio::test]
-async fn a_liveness_endpoint_asks_for_no_more_than_it_needs() {
+#[test]
+fn a_liveness_endpoint_asks_for_no_more_than_it_needs() {
+    timed(no_more_than_it_needs);
+}
+
+async fn no_more_than_it_needs() {
     for (does, fails, status) in [
         (Does::Hang, false, 200),
         (Does::Close, false, 200),

@@ -115,7 +115,8 @@ fn checked(name: &str, ports: &[u16]) -> Value {
 
 /// `/healthz` for this cluster.
 fn healthz_for(cluster: &str) -> Value {
-    json!({"endpoints": [{"path": "/healthz", "clusters": [cluster]}]})
+    let endpoints = json!([{"path": "/healthz", "clusters": [cluster]}]);
+    json!({"admin_timeout_ms": 30000, "endpoints": endpoints})
 }
 
 /// A listener with the filter, and behind it this text, by which [`in_force`] knows it.

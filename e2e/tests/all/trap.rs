@@ -120,8 +120,12 @@ async fn fail_closed_stays_closed() {
 }
 
 /// A trap makes the VM forget who waits; Envoy's `stream_idle_timeout` answers them.
-#[tokio::test]
-async fn probes_that_wait_when_it_traps() {
+#[test]
+fn probes_that_wait_when_it_traps() {
+    timed(probes_wait);
+}
+
+async fn probes_wait() {
     let trapping = Trapping::start("FAIL_RELOAD", "1", json!({})).await;
     assert_eq!(trapping.statuses("/healthz").await, (200, 200));
     trapping.fake.change_to(Does::Hang);
