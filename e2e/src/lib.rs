@@ -1,7 +1,8 @@
 //! What the tests, the demo and the benchmark share: a real Envoy, a real gRPC backend, and probers.
 //!
-//! Everything listens on free ports of 127.0.0.1, waits by polling with a deadline, and is stopped
-//! when it is dropped. When a test fails, the log of each of its Envoys is printed.
+//! Everything listens on ports of 127.0.0.1 that no other process of ours takes, waits by polling with a
+//! deadline, and is stopped when it is dropped. When a test fails, the log of each of its Envoys is printed. A
+//! machine that stands still for seconds makes no test fail: what is about times runs under [`timed`].
 
 pub mod backend;
 mod build;
