@@ -18,7 +18,7 @@ const LATE: Duration = Duration::from_millis(10);
 const STALL: Duration = Duration::from_millis(200);
 
 /// How often a test is run at most.
-const TIMES: usize = 6;
+const TIMES: usize = 10;
 
 /// Runs a test whose times are the machine's as well. One that fails, and was held up meanwhile, says nothing:
 /// it is run again from its beginning. One that fails undisturbed has failed.
