@@ -2,13 +2,13 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use echo_server::echo_client::EchoClient;
 use echo_server::{Content, Empty};
 use tonic::Status;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
+use crate::prober::PATIENCE;
 use crate::{Signal, end, eventually, root, send_signal};
 
 /// A running `echo-server`.
@@ -80,15 +80,7 @@ impl Backend {
 
 impl Drop for Backend {
     fn drop(&mut self) {
-        send_signal_if_alive(&mut self.child);
         end(&mut self.child);
-    }
-}
-
-/// A frozen process does not see SIGTERM until it goes on.
-fn send_signal_if_alive(child: &mut Child) {
-    if let Ok(None) = child.try_wait() {
-        send_signal(child, Signal::Continue);
     }
 }
 
@@ -102,7 +94,7 @@ pub fn tls_channel(port: u16, certificate: &Path) -> Channel {
         .expect("a valid address")
         .tls_config(tls)
         .expect("a valid certificate")
-        .timeout(Duration::from_secs(5))
+        .timeout(PATIENCE)
         .connect_lazy()
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::config::Config;
@@ -20,6 +21,8 @@ pub enum Does {
     Answer(u16, Vec<u8>),
     /// Answers 200 with this body, this late.
     Delay(Duration, Vec<u8>),
+    /// Answers 200 with this body, once it is told to.
+    WhenTold(watch::Receiver<bool>, Vec<u8>),
     /// Reads the request and says nothing.
     Hang,
     /// Sends headers and this much of the body, then nothing.
@@ -145,6 +148,10 @@ async fn serve(mut stream: TcpStream, now: Arc<Now>) {
             }
             Does::Delay(time, body) => {
                 tokio::time::sleep(*time).await;
+                stream.write_all(&answer("200 OK", body.len(), body)).await
+            }
+            Does::WhenTold(told, body) => {
+                let _ = told.clone().wait_for(|told| *told).await;
                 stream.write_all(&answer("200 OK", body.len(), body)).await
             }
             Does::Hang => std::future::pending().await,

@@ -1,7 +1,8 @@
 //! What the tests, the demo and the benchmark share: a real Envoy, a real gRPC backend, and probers.
 //!
-//! Everything listens on free ports of 127.0.0.1, waits by polling with a deadline, and is stopped
-//! when it is dropped. When a test fails, the log of each of its Envoys is printed.
+//! Everything listens on ports of 127.0.0.1 that no other process of ours takes, waits by polling with a
+//! deadline, and is stopped when it is dropped. When a test fails, the log of each of its Envoys is printed. A
+//! machine that stands still for seconds makes no test fail: what is about times runs under [`timed`].
 
 pub mod backend;
 mod build;
@@ -12,24 +13,28 @@ pub mod grpc_health;
 pub mod kubernetes;
 pub mod module;
 pub mod pair;
+mod ports;
 pub mod prober;
 pub mod prometheus;
 pub mod rehearsal;
 pub mod shipped;
+mod stalls;
 pub mod truth;
 pub mod xds;
 
 pub use build::Build;
+pub use ports::{dead_port, free_port};
 pub use prober::{exchange, exchange_to_end};
+pub use stalls::timed;
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a test waits for what must come: far more than it takes, for CI machines are shared.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a test waits for what must come: far more than it takes, for CI machines are shared, and stand
+/// still for seconds.
+pub const DEADLINE: Duration = Duration::from_secs(90);
 
 /// The top of the repository.
 pub fn root() -> &'static Path {
@@ -62,21 +67,6 @@ pub fn replace_file(path: &Path, content: &serde_json::Value) {
     let new = path.with_extension("new");
     std::fs::write(&new, content.to_string()).expect("the file can be written");
     std::fs::rename(new, path).expect("the file can be moved");
-}
-
-/// A port of 127.0.0.1 that nobody listens on, from below the range the kernel gives to clients.
-/// Processes with neighbouring ids begin far from each other.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = std::process::id().wrapping_mul(7919) % 20_000;
-    let start = u16::try_from(start).expect("under 20000");
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed) % 20_000;
-        let port = 10_000 + (start + step) % 20_000;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 /// Polls until `probe` gives a value; panics with `what` when [`DEADLINE`] has passed.
@@ -169,14 +159,15 @@ pub enum Signal {
     Continue,
 }
 
-/// Ends a process with SIGTERM, or SIGKILL when that has not helped after ten seconds.
+/// Ends a process, frozen or not, with SIGTERM, or SIGKILL when that has not helped within [`DEADLINE`].
 pub fn end(child: &mut Child) -> ExitStatus {
     if let Ok(Some(status)) = child.try_wait() {
         return status;
     }
     send_signal(child, Signal::Terminate);
+    send_signal(child, Signal::Continue);
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(10) {
+    while start.elapsed() < DEADLINE {
         if let Ok(Some(status)) = child.try_wait() {
             return status;
         }

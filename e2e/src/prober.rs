@@ -9,6 +9,10 @@ use tokio::net::TcpStream;
 
 use crate::{DEADLINE, eventually};
 
+/// How long a prober waits for an answer, where a test does not say otherwise: an Envoy that stands still with
+/// its machine for a while goes on and answers.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+
 /// A prober: every request that it makes goes to one origin in one protocol.
 #[derive(Clone)]
 pub struct Prober {
@@ -59,7 +63,7 @@ impl Prober {
             .danger_accept_invalid_certs(true)
             .no_proxy()
             .resolve("localhost", std::net::SocketAddr::from(([127, 0, 0, 1], 0)))
-            .timeout(Duration::from_secs(10))
+            .timeout(PATIENCE)
             .build()
             .expect("a client");
         let origin = format!("{host}:{port}");

@@ -85,8 +85,8 @@ struct Pod {
 impl Pod {
     async fn start(answers: Answers) -> Self {
         let mut shipped = match answers {
-            Answers::Grpc => Shipped::of(Build::Module),
-            _ => Shipped::on_free_ports(),
+            Answers::Grpc => Shipped::as_it_is(Build::Module),
+            _ => Shipped::as_it_is(Build::Wasm),
         };
         shipped.config = pod_config(&shipped.config, answers);
         let mut pod = Self {

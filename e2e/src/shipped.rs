@@ -36,10 +36,23 @@ pub fn on_ports<const N: usize>(config: &str, ports: [(&str, u16); N]) -> String
     })
 }
 
+/// A configuration, but that a backend or an admin is waited for longer: one that a slow machine holds up is not
+/// unhealthy.
+pub fn patient(config: &str) -> String {
+    config
+        .replace("{timeout: 1s,", "{timeout: 20s,")
+        .replace(" timeout: 1s\n", " timeout: 20s\n")
+        .replace(
+            "\"admin_cluster\": \"local_admin\",",
+            "\"admin_cluster\": \"local_admin\", \"admin_timeout_ms\": 30000,",
+        )
+}
+
 /// The same with a free port for each address; gives those too.
 pub fn on_free_ports<const N: usize>(config: &str, addresses: [&str; N]) -> (String, [u16; N]) {
     let ports = addresses.map(|address| (address, free_port()));
-    (on_ports(config, ports), ports.map(|(_, port)| port))
+    let config = patient(&on_ports(config, ports));
+    (config, ports.map(|(_, port)| port))
 }
 
 /// `envoy/envoy.yaml` or `envoy/module.yaml` as users copy it, moved to free ports and this machine's
@@ -58,13 +71,20 @@ pub struct Shipped {
 }
 
 impl Shipped {
-    /// Moves the wasm build's to free ports.
+    /// Moves the wasm build's to free ports, with more patience.
     pub fn on_free_ports() -> Self {
         Self::of(Build::Wasm)
     }
 
-    /// Moves a build's to free ports.
+    /// Moves a build's to free ports, with more patience.
     pub fn of(build: Build) -> Self {
+        let mut shipped = Self::as_it_is(build);
+        shipped.config = patient(&shipped.config);
+        shipped
+    }
+
+    /// The same with the timeouts that users have.
+    pub fn as_it_is(build: Build) -> Self {
         Self::move_to(build, free_port(), free_port(), free_port())
     }
 

@@ -6,7 +6,7 @@ use e2e::config::{Config, cluster, with_tcp_check};
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin, HEALTHY};
 use e2e::prober::{Answer, Prober};
-use e2e::{Build, TcpHost, exchange, free_port};
+use e2e::{Build, TcpHost, dead_port, exchange, free_port};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,9 +36,10 @@ struct Setup {
 }
 
 async fn setup(build: Build) -> Setup {
-    let ((host, live), dead) = (TcpHost::on_free_port().await, free_port());
+    let ((host, live), dead) = (TcpHost::on_free_port().await, dead_port());
     let filter = json!({
         "max_age_ms": 0,
+        "admin_timeout_ms": 30000,
         "endpoints": [
             {"path": "/up", "clusters": ["up"], "details": true},
             {"path": "/down", "clusters": ["up", "down"], "details": true},

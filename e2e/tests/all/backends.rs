@@ -9,7 +9,7 @@ use e2e::config::{Config, cluster, host, with_grpc_check, with_tcp_check};
 use e2e::pair::{Pair, one_of, rule};
 use e2e::truth::{Probing, Sampler};
 use e2e::xds::{Cds, Eds};
-use e2e::{Build, TcpHost, free_port, until};
+use e2e::{Build, TcpHost, free_port, timed, until};
 use serde_json::json;
 
 both_builds! {
@@ -21,8 +21,15 @@ both_builds! {
 }
 
 async fn refused_and_hung(build: Build) {
+    timed(async || stops_and_hangs(build).await);
+}
+
+async fn stops_and_hangs(build: Build) {
     let port = free_port();
-    let config = Config::new().cluster(with_grpc_check(cluster("backend", &[port])));
+    let mut cluster = with_grpc_check(cluster("backend", &[port]));
+    // So that it is soon seen to hang.
+    cluster["health_checks"][0]["timeout"] = json!("1s");
+    let config = Config::new().cluster(cluster);
     let pair = Pair::start(build, [one_of("backend")], config).await;
     let follows = async |flags, status| pair.follows("backend", flags, status).await;
     follows("/failed_active_hc", 503).await;
@@ -39,6 +46,10 @@ async fn refused_and_hung(build: Build) {
 /// Stops and starts every 100 ms, as fast as the checks come: some answer is right at any time, and
 /// it is the one that Envoy would give.
 async fn flapping_every_100_ms(build: Build) {
+    timed(async || flapping(build).await);
+}
+
+async fn flapping(build: Build) {
     let port = free_port();
     let config = Config::new().cluster(with_tcp_check(cluster("healthz", &[port])));
     let pair = Pair::start(build, [one_of("healthz")], config).await;

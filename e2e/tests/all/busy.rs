@@ -7,7 +7,7 @@ use e2e::config::{Config, cluster, health_check, listener, with_tcp_check};
 use e2e::envoy::Envoy;
 use e2e::prober::Prober;
 use e2e::truth::{Probing, Seen};
-use e2e::{Build, TcpHost, exchange, free_port, until};
+use e2e::{Build, TcpHost, exchange, free_port, timed, until};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -73,6 +73,10 @@ async fn start(build: Build) -> (Envoy, Vec<(&'static str, Prober)>, TcpHost) {
 }
 
 async fn a_busy_main_thread_is_no_sick_backend(build: Build) {
+    timed(async || busy(build).await);
+}
+
+async fn busy(build: Build) {
     let (envoy, probers, host) = start(build).await;
     for round in 0..ROUNDS {
         for (_, prober) in &probers {

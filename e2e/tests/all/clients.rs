@@ -6,7 +6,7 @@ use e2e::config::{Config, cluster};
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, envoy_with_fake};
 use e2e::prober::{Connection, Prober};
-use e2e::{Build, eventually, exchange, free_port, until};
+use e2e::{Build, DEADLINE, eventually, exchange, free_port, until};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -26,7 +26,7 @@ const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
 
 async fn start(build: Build) -> Envoy {
     let config = Config::new().cluster(cluster("c", &[1]));
-    let config = config.listener(build.listener(free_port(), &json!({})));
+    let config = config.listener(build.listener(free_port(), &json!({"admin_timeout_ms": 30000})));
     config.start().await
 }
 
@@ -103,7 +103,7 @@ async fn rude_clients(build: Build) {
     stream.write_all(GET).await.unwrap();
     stream.shutdown().await.unwrap();
     let mut answer = Vec::new();
-    let end = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer));
+    let end = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer));
     let _ = end.await.expect("the connection ends");
 
     assert_eq!(Prober::http(envoy.port).get("/healthz").await.status, 200);

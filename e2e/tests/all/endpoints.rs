@@ -28,7 +28,10 @@ async fn draining_is_minded_endpoint_by_endpoint() {
         (json!({"fail_when_draining": false}), 200),
     ] {
         let (port, mut filter) = (free_port(), field);
+        // A slow machine gets no answer from an old snapshot.
         filter["max_age_ms"] = json!(0);
+        filter["max_stale_ms"] = json!(0);
+        filter["admin_timeout_ms"] = json!(30000);
         filter["endpoints"] = endpoints.clone();
         config = config.listener(Build::Wasm.listener(port, &filter));
         filters.push((port, default));
@@ -157,6 +160,8 @@ async fn each_line_of_the_log_carries_its_filters_name() {
     ] {
         let (port, mut filter): (_, Value) = (free_port(), field);
         filter["max_age_ms"] = json!(0);
+        filter["max_stale_ms"] = json!(0);
+        filter["admin_timeout_ms"] = json!(30000);
         filter["endpoints"] =
             json!([{"path": "/healthz", "clusters": ["c"], "fail_when_draining": false}]);
         config = config.listener(Build::Wasm.listener(port, &filter));

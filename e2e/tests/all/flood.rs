@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use e2e::config::{Config, cluster, health_check, listener, with_tcp_check};
 use e2e::prober::Prober;
 use e2e::truth::{Probing, Sampler};
-use e2e::{Build, TcpHost, free_port};
+use e2e::{Build, TcpHost, free_port, timed};
 use serde_json::json;
 
 both_builds! { no_answer_is_wrong_while_the_backend_stops_and_starts }
@@ -16,6 +16,10 @@ const STOPS: u32 = 5;
 const PROBERS: usize = 50;
 
 async fn no_answer_is_wrong_while_the_backend_stops_and_starts(build: Build) {
+    timed(async || flood(build).await);
+}
+
+async fn flood(build: Build) {
     let (ours, built_in, backend) = (free_port(), free_port(), free_port());
     let filter = json!({"max_age_ms": MAX_AGE.as_millis() as u64});
     let config = Config::new()

@@ -5,7 +5,7 @@
 use e2e::backend::Backend;
 use e2e::envoy::Envoy;
 use e2e::prober::{Prober, alpn};
-use e2e::shipped::on_ports;
+use e2e::shipped::{on_ports, patient};
 use e2e::{free_port, read, replaced, until};
 use reqwest::Method;
 
@@ -29,7 +29,7 @@ async fn start(config: &str, backend: u16) -> Envoy {
         let checks = "      interval: 1s\n";
         config = config.replace(checks, &format!("{checks}      no_traffic_interval: 1s\n"));
     }
-    Envoy::start(&config, &[]).await
+    Envoy::start(&patient(&config), &[]).await
 }
 
 /// The page's blocks of changes.

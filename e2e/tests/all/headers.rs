@@ -44,6 +44,7 @@ fn filler(count: usize, length: usize) -> Vec<u8> {
 
 async fn probes_are_answered_whatever_their_headers(build: Build) {
     let filter = json!({
+        "admin_timeout_ms": 30000,
         "endpoints": [{"path": "/healthz", "clusters": ["c"], "details": true}],
     });
     let config = Config::new()

@@ -9,7 +9,7 @@ use e2e::fake_admin::{Does, FakeAdmin};
 use e2e::pair::{Pair, one_of, rule, spread};
 use e2e::prober::Prober;
 use e2e::xds::{Cds, Eds};
-use e2e::{Build, TcpHost, free_port};
+use e2e::{Build, TcpHost, dead_port, free_port};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -45,12 +45,14 @@ async fn active_checks(build: Build) {
         Does::Respond(|_| OK.replace("\r\ncontent", "\r\nx-envoy-degraded: true\r\ncontent"));
     let degraded = FakeAdmin::start(degraded).await;
     let strict = json!({"clusters": [{"name": "degraded", "degraded": "unhealthy"}]});
+    let mut timing_out = with_http_check(cluster("timing_out", &[hung.port]));
+    timing_out["health_checks"][0]["timeout"] = json!("0.3s");
     let names = ["passing", "failing", "timing_out", "degraded"];
     let rules = names.map(one_of).into_iter();
     let config = Config::new()
         .cluster(with_tcp_check(cluster("passing", &[live])))
-        .cluster(with_tcp_check(cluster("failing", &[free_port()])))
-        .cluster(with_http_check(cluster("timing_out", &[hung.port])))
+        .cluster(with_tcp_check(cluster("failing", &[dead_port()])))
+        .cluster(timing_out)
         .cluster(with_http_check(cluster("degraded", &[degraded.port])));
     let rules = rules.chain([rule("degraded_is_unhealthy", strict, 1.0)]);
     let pair = Pair::start(build, rules, config).await;
@@ -258,7 +260,7 @@ async fn up_and_down(
     let (host, live) = TcpHost::on_free_port().await;
     let config = Config::new()
         .cluster(cluster("up", &[live]))
-        .cluster(with_tcp_check(cluster("down", &[free_port()])));
+        .cluster(with_tcp_check(cluster("down", &[dead_port()])));
     let pair = Pair::start(build, rules, config).await;
     pair.wait_for_flags("down", "/failed_active_hc").await;
     (pair, host)
@@ -300,7 +302,10 @@ async fn odd_names(build: Build) {
     let endpoints: Vec<_> = rows.map(of).collect();
     let config = Config::new()
         .clusters(names.map(|name| cluster(name, &[1])))
-        .listener(build.listener(free_port(), &json!({"endpoints": endpoints})));
+        .listener(build.listener(
+            free_port(),
+            &json!({"admin_timeout_ms": 30000, "endpoints": endpoints}),
+        ));
     let envoy = config.start().await;
     for path in paths {
         envoy.wait_for(path, 200, "ok").await;

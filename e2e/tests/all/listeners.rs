@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use e2e::config::{Config, cluster, listener};
 use e2e::envoy::Envoy;
-use e2e::fake_admin::{Does, FakeAdmin, HEALTHY};
+use e2e::fake_admin::{Does, FakeAdmin, HEALTHY, healthy};
 use e2e::prober::{Prober, probe_at_once};
 use e2e::truth::Probing;
 use e2e::xds::Lds;
 use e2e::{Build, free_port, until};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 both_builds! {
     replaced_and_removed_under_load,
@@ -27,7 +28,10 @@ async fn update(lds: &Lds, envoy: &Envoy, listeners: Vec<Value>) {
 
 fn ours(build: Build, port: u16, path: &str) -> Value {
     let endpoints = json!([{"path": path, "clusters": ["c"]}]);
-    build.listener(port, &json!({"endpoints": endpoints}))
+    build.listener(
+        port,
+        &json!({"admin_timeout_ms": 30000, "endpoints": endpoints}),
+    )
 }
 
 /// The filter is replaced, taken out and put back under load, so that its module is opened and closed
@@ -131,7 +135,7 @@ async fn replaced_listeners_leave_nothing_behind(build: Build) {
         // No two configurations are the same.
         let rule = json!({"name": "c", "min_healthy": 1 + version});
         let endpoints = json!([{"path": "/healthz", "clusters": [rule]}]);
-        let plain = json!({"admin_timeout_ms": 10_000, "max_age_ms": 0, "endpoints": endpoints});
+        let plain = json!({"admin_timeout_ms": 30_000, "max_age_ms": 0, "endpoints": endpoints});
         let mut refreshed = plain.clone();
         refreshed["max_age_ms"] = json!(1000);
         // Like the first one, the last one does not refresh.
@@ -194,11 +198,12 @@ async fn allocated(envoy: &Envoy) -> u64 {
 /// The filter's own configuration is replaced while probes wait: all of them are answered.
 #[tokio::test]
 async fn an_update_of_the_listener_leaves_no_probe_waiting() {
-    let slow = Does::Delay(Duration::from_millis(1500), HEALTHY.to_vec());
-    let fake = FakeAdmin::start(slow).await;
+    let fake = FakeAdmin::start(healthy()).await;
     let port = free_port();
     let listeners = |version: u64| {
-        let filter = json!({"admin_timeout_ms": 10000, "max_age_ms": version});
+        let filter = json!({
+            "admin_timeout_ms": 30000, "max_stale_ms": 0, "max_age_ms": version,
+        });
         vec![Build::Wasm.listener(port, &filter)]
     };
     let lds = Lds::new(listeners(0));
@@ -206,13 +211,17 @@ async fn an_update_of_the_listener_leaves_no_probe_waiting() {
     Prober::http(port).wait_for(200).await;
 
     for version in 1..5 {
+        let (tell, told) = watch::channel(false);
+        fake.change_to(Does::WhenTold(told, HEALTHY.to_vec()));
+        // No worker has a snapshot that is young enough.
+        tokio::time::sleep(Duration::from_millis(10)).await;
         let waiting = tokio::spawn(probe_at_once(port, 20));
-        until("they wait", async || {
-            envoy.stat("http.e2e.downstream_rq_active").await > 0
-        })
-        .await;
+        envoy
+            .wait_for_stat("http.e2e.downstream_rq_active", 20)
+            .await;
         lds.replace(listeners(version));
-        assert_eq!(waiting.await.unwrap(), [200; 20], "update {version}");
         lds.taken(&envoy).await;
+        tell.send(true).unwrap();
+        assert_eq!(waiting.await.unwrap(), [200; 20], "update {version}");
     }
 }

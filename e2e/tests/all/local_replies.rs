@@ -10,7 +10,7 @@ use e2e::fake_admin::{Does, FakeAdmin, healthy};
 use e2e::module::{drain_filters, route, with_network_filter};
 use e2e::prober::Prober;
 use e2e::xds::Eds;
-use e2e::{Build, TcpHost, eventually, free_port, until};
+use e2e::{Build, TcpHost, dead_port, eventually, free_port, timed, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -35,6 +35,7 @@ async fn start(
     let (host, live) = TcpHost::on_free_port().await;
     let mut filter = json!({
         "max_age_ms": 0,
+        "admin_timeout_ms": 30000,
         "endpoints": [
             {"path": "/up", "clusters": ["up"]},
             {"path": "/down", "clusters": ["down"]},
@@ -53,7 +54,7 @@ async fn start(
     let config = Config::new()
         .listener(listener)
         .cluster(with_tcp_check(cluster("up", &[live])))
-        .cluster(with_tcp_check(cluster("down", &[free_port()])));
+        .cluster(with_tcp_check(cluster("down", &[dead_port()])));
     let envoy = config.start_with(&FLUSH).await;
     // Its first probes have been answered as they should be.
     envoy.wait_for("/up", 200, "ok").await;
@@ -336,7 +337,8 @@ async fn what_envoy_refuses_by_itself_is_not_health(build: Build) {
     broken["circuit_breakers"] = json!({"thresholds": [{"max_requests": 0}]});
     let names = ["dropped", "broken"];
     let of = |name| json!({"path": format!("/healthz/{name}"), "clusters": [name]});
-    let filter = build.filter(&json!({"endpoints": names.map(of)}));
+    let filter = json!({"admin_timeout_ms": 30000, "endpoints": names.map(of)});
+    let filter = build.filter(&filter);
     let routes = names.map(|name| {
         let mut route = route("/", name);
         route["match"] = json!({"safe_regex": {"regex": format!("/[a-z]*/?{name}")}});
@@ -360,7 +362,11 @@ async fn what_envoy_refuses_by_itself_is_not_health(build: Build) {
 
 /// Envoy takes it for healthy before its first check; a host of STRICT_DNS or STATIC it does not.
 async fn a_logical_dns_host_is_healthy_until_its_checks_have_failed(build: Build) {
-    let dead = free_port();
+    timed(async || logical_dns(build).await);
+}
+
+async fn logical_dns(build: Build) {
+    let dead = dead_port();
     let resolved = |name: &str, kind: &str| {
         let mut cluster = with_tcp_check(cluster_of(name, vec![address("localhost", dead)]));
         cluster["type"] = json!(kind);

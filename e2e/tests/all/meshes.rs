@@ -167,11 +167,15 @@ fn put_certificate(object: &mut Value) {
     }
 }
 
-/// Our wasm and module of this machine.
+/// Our wasm and module of this machine, which may be slow: the filter waits for its admin.
 fn with_our_files(config: &mut Value) {
     each_object(config, &mut |object| {
         if object.get("vm_id").is_some() || object.get("runtime").is_some() {
             object["code"] = json!({"local": {"filename": wasm()}});
+        }
+        if let Some(Value::String(text)) = object.pointer_mut("/configuration/value") {
+            let admin = "\"admin_cluster\":";
+            *text = text.replacen(admin, &format!("\"admin_timeout_ms\": 30000, {admin}"), 1);
         }
         if object["filename"] == "/etc/envoy/modules/libenvoy_healthz.so" {
             object["filename"] = json!(e2e::module::folder().join("libenvoy_healthz.so"));

@@ -8,7 +8,7 @@ use e2e::envoy::Envoy;
 use e2e::prober::Prober;
 use e2e::prometheus::{alerts, readable, series, test_rules};
 use e2e::xds::Lds;
-use e2e::{Build, TcpHost, between, exchange, free_port, read, root, until};
+use e2e::{Build, TcpHost, between, dead_port, exchange, free_port, read, root, until};
 use serde_json::{Value, json};
 
 mod info;
@@ -36,7 +36,7 @@ impl Scraped {
         let config = Config::new()
             .lds(&lds)
             .cluster(with_tcp_check(cluster("live", &[live])))
-            .cluster(with_tcp_check(cluster("dead", &[free_port()])));
+            .cluster(with_tcp_check(cluster("dead", &[dead_port()])));
         let shipped = read("envoy/envoy.yaml");
         let tags = between(&shipped, "\nstats_config:\n", "\n\n");
         let stats_config = format!("stats_config:\n{tags}\n");
@@ -98,7 +98,10 @@ fn named(build: Build, port: u16, name: &str, endpoints: &[(&str, &str)]) -> Val
     let endpoints = endpoints.iter();
     let endpoints = endpoints.map(|(path, cluster)| json!({"path": path, "clusters": [cluster]}));
     let endpoints: Vec<_> = endpoints.collect();
-    let filter = json!({"name": name, "max_age_ms": 50, "endpoints": endpoints});
+    let filter = json!({
+        "name": name, "max_age_ms": 50, "max_stale_ms": 0, "admin_timeout_ms": 30000,
+        "endpoints": endpoints,
+    });
     build.listener(port, &filter)
 }
 

@@ -2,10 +2,12 @@
 //! every path, in the words of many a server. Nothing that it says is believed, and the log says what to
 //! compare.
 
+use e2e::config::{Config, cluster};
 use e2e::envoy::Envoy;
-use e2e::fake_admin::{Does, envoy_with_fake, healthy};
-use e2e::until;
-use serde_json::json;
+use e2e::fake_admin::{Does, FakeAdmin, healthy};
+use e2e::prober::Prober;
+use e2e::{Build, free_port, until};
+use serde_json::{Value, json};
 
 /// Gives the whole answer to a path.
 type Respond = fn(&str) -> String;
@@ -25,22 +27,56 @@ fn foreign(page: &str) -> String {
     )
 }
 
-/// Three probes are answered with this status.
-async fn check(envoy: &Envoy, status: u16, why: &str) {
-    for _ in 0..3 {
-        assert_eq!(envoy.get("/healthz").await.status, status, "{why}");
-    }
+/// A filter of an Envoy that has several, and what is in the place of its admin.
+struct Row {
+    name: String,
+    prober: Prober,
+    fake: FakeAdmin,
 }
 
-/// Probes until the log has this line: a change within a second of the last one is recorded by a later answer.
-/// It is there once.
-async fn wait_for_line(envoy: &Envoy, line: &str) {
-    until(line, async || {
-        assert_eq!(envoy.get("/healthz").await.status, 503);
-        !envoy.logged(&[line]).is_empty()
-    })
-    .await;
-    assert_eq!(envoy.logged(&[line]).len(), 1, "{line}");
+/// An Envoy with one worker and so many filters with these fields, each with a fake of its own that does this.
+async fn start(count: usize, does: &Does, fields: &Value) -> (Envoy, Vec<Row>) {
+    let (mut config, mut rows) = (Config::new(), Vec::new());
+    for nth in 0..count {
+        let (name, port) = (format!("row_{nth}"), free_port());
+        let fake = FakeAdmin::start(does.clone()).await;
+        let mut filter = fields.clone();
+        filter["name"] = json!(name);
+        filter["admin_cluster"] = json!(name);
+        filter["max_age_ms"] = json!(0);
+        filter["max_stale_ms"] = json!(600_000);
+        filter["admin_timeout_ms"] = json!(30000);
+        config = config
+            .cluster(cluster(&name, &[fake.port]))
+            .listener(Build::Wasm.listener(port, &filter));
+        let prober = Prober::http(port);
+        rows.push(Row { name, prober, fake });
+    }
+    (config.start_with(&["--concurrency", "1"]).await, rows)
+}
+
+impl Row {
+    /// From the first on that rests on the reply of now, all probes are answered with this status: a reply that
+    /// comes too late, on a machine that stands still, is silence, and the last snapshot answers.
+    async fn check(&self, status: u16, why: &str) {
+        let path = "/healthz";
+        self.prober.wait_through_answers(path, status).await;
+        for _ in 0..3 {
+            assert_eq!(self.prober.get(path).await.status, status, "{why}");
+        }
+    }
+
+    /// Probes until the log has this line: a change within a second of the last one is recorded by a later
+    /// answer. It is there once.
+    async fn wait_for_line(&self, envoy: &Envoy, line: &str) {
+        let line = format!("envoy-healthz[{}]: {line}", self.name);
+        until(&line, async || {
+            assert_eq!(self.prober.get("/healthz").await.status, 503);
+            !envoy.logged(&[&line]).is_empty()
+        })
+        .await;
+        assert_eq!(envoy.logged(&[&line]).len(), 1, "{line}");
+    }
 }
 
 /// A liveness endpoint that respects drains queries `/ready` alone.
@@ -60,16 +96,17 @@ async fn ready_is_believed_only_if_it_is_envoys_own() {
         (|_| answer(204, ""), other(204)),
     ];
     let live = || Does::Respond(|_| answer(200, "LIVE\n"));
-    for (respond, cause) in rows {
-        let fields = json!({"max_age_ms": 0, "endpoints": [{"path": "/healthz", "clusters": []}]});
-        let (envoy, fake) = envoy_with_fake(live(), "1", fields).await;
-        envoy.wait_for("/healthz", 200, "").await;
-        fake.change_to(Does::Respond(respond));
+    let fields = json!({"endpoints": [{"path": "/healthz", "clusters": []}]});
+    let (envoy, filters) = start(rows.len(), &live(), &fields).await;
+    for ((respond, cause), row) in rows.into_iter().zip(filters) {
+        row.prober.wait_for(200).await;
+        row.fake.change_to(Does::Respond(respond));
         // A wrong reply is not bridged by the last good snapshot.
-        check(&envoy, 503, &respond("/ready")).await;
-        wait_for_line(&envoy, &format!("admin unavailable: {cause}")).await;
-        fake.change_to(live());
-        envoy.wait_for("/healthz", 200, "").await;
+        row.check(503, &respond("/ready")).await;
+        let line = format!("admin unavailable: {cause}");
+        row.wait_for_line(&envoy, &line).await;
+        row.fake.change_to(live());
+        row.prober.wait_for(200).await;
     }
 }
 
@@ -77,12 +114,10 @@ async fn ready_is_believed_only_if_it_is_envoys_own() {
 #[tokio::test]
 async fn a_503_in_other_words_is_silence() {
     let live = Does::Respond(|_| answer(200, "LIVE\n"));
-    let fields = json!({
-        "max_age_ms": 0, "max_stale_ms": 600_000,
-        "endpoints": [{"path": "/healthz", "clusters": []}],
-    });
-    let (envoy, fake) = envoy_with_fake(live, "1", fields).await;
-    envoy.wait_for("/healthz", 200, "").await;
+    let fields = json!({"endpoints": [{"path": "/healthz", "clusters": []}]});
+    let (_envoy, filters) = start(1, &live, &fields).await;
+    let [row] = &filters[..] else { unreachable!() };
+    row.prober.wait_for(200).await;
     let rows: [(Respond, u16); 7] = [
         (|_| answer(503, "<html>Service Unavailable</html>"), 200),
         (|_| answer(503, ""), 200),
@@ -93,30 +128,30 @@ async fn a_503_in_other_words_is_silence() {
         (|_| answer(503, "DRAINING\n"), 503),
     ];
     for (respond, status) in rows {
-        fake.change_to(Does::Respond(respond));
-        check(&envoy, status, &respond("/ready")).await;
+        row.fake.change_to(Does::Respond(respond));
+        row.check(status, &respond("/ready")).await;
     }
 }
 
 /// `/clusters` in other words: the cause is not that Envoy knows no such cluster.
 #[tokio::test]
 async fn clusters_in_no_text_of_envoys() {
-    for text in [
+    let texts = [
         "<!DOCTYPE html>\n<html>healthy</html>\n",
         "<html>no end of a line</html>",
         "{\"status\": \"healthy\"}\n",
         "c healthy\n",
-    ] {
-        let fields = json!({"max_age_ms": 0});
-        let (envoy, fake) = envoy_with_fake(healthy(), "1", fields).await;
-        envoy.wait_for("/healthz", 200, "").await;
-        fake.change_to(Does::Answer(200, text.into()));
-        check(&envoy, 503, text).await;
+    ];
+    let (envoy, filters) = start(texts.len(), &healthy(), &json!({})).await;
+    for (text, row) in texts.into_iter().zip(filters) {
+        row.prober.wait_for(200).await;
+        row.fake.change_to(Does::Answer(200, text.into()));
+        row.check(503, text).await;
         for line in ["admin unavailable: ", "/healthz is unhealthy: admin: "] {
             let line = format!("{line}{}", foreign("/clusters"));
-            wait_for_line(&envoy, &line).await;
+            row.wait_for_line(&envoy, &line).await;
         }
-        fake.change_to(healthy());
-        envoy.wait_for("/healthz", 200, "").await;
+        row.fake.change_to(healthy());
+        row.prober.wait_for(200).await;
     }
 }

@@ -6,9 +6,10 @@ use e2e::config::{Config, cluster, with_tcp_check};
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin, HEALTHY, envoy_with_fake, healthy};
 use e2e::prober::{Connection, Prober, probe_at_once};
-use e2e::{Build, TcpHost, free_port, until};
+use e2e::{Build, TcpHost, free_port, timed, until};
 use reqwest::Method;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 both_builds! { logs_and_stats }
@@ -38,7 +39,9 @@ async fn probes_that_come_together_share_one_call() {
 #[tokio::test]
 async fn a_client_that_leaves_takes_no_answer_with_it() {
     let fields = json!({"max_age_ms": 60000, "admin_timeout_ms": 60000});
-    let (envoy, fake) = envoy_with_fake(late(3000), "1", fields).await;
+    let (tell, told) = watch::channel(false);
+    let does = Does::WhenTold(told, HEALTHY.to_vec());
+    let (envoy, fake) = envoy_with_fake(does, "1", fields).await;
     let mut leavers = Vec::new();
     for _ in 0..10 {
         let mut leaver = Connection::open(envoy.port).await;
@@ -49,7 +52,10 @@ async fn a_client_that_leaves_takes_no_answer_with_it() {
     }
     envoy.wait_for_stat(ACTIVE, 10).await;
     let stayers = tokio::spawn(probe_at_once(envoy.port, 10));
+    envoy.wait_for_stat(ACTIVE, 20).await;
     drop(leavers);
+    envoy.wait_for_stat(ACTIVE, 10).await;
+    tell.send(true).unwrap();
     assert_eq!(stayers.await.unwrap(), [200; 10]);
     envoy.wait_for_stat(ACTIVE, 0).await;
     assert_eq!(fake.requests(), 1);
@@ -106,7 +112,7 @@ async fn background_refresh_is_one_for_all_workers() {
 async fn logs_and_stats(build: Build) {
     let live = free_port();
     let filter = json!({
-        "name": "one", "max_age_ms": 50,
+        "name": "one", "max_age_ms": 50, "max_stale_ms": 0, "admin_timeout_ms": 30000,
         "endpoints": [
             {"path": "/healthz", "clusters": ["c"]},
             {"path": "/livez", "clusters": ["steady"]},
@@ -244,7 +250,7 @@ async fn first_verdicts_are_logged_once() {
 #[tokio::test]
 async fn an_admin_that_goes_and_comes_back_is_logged_once_each() {
     for (max_stale, expected, unhealthy) in [(0, 503, 1), (600_000, 200, 0)] {
-        let fields = json!({"max_age_ms": 0, "admin_timeout_ms": 1000, "max_stale_ms": max_stale});
+        let fields = json!({"max_age_ms": 0, "admin_timeout_ms": 30000, "max_stale_ms": max_stale});
         let (envoy, fake) = envoy_with_fake(healthy(), "2", fields).await;
         let probe = async || Prober::http(envoy.port).get("/healthz").await.status;
         Prober::http(envoy.port).wait_for(200).await;
@@ -287,7 +293,12 @@ async fn an_unknown_flag_is_logged_once() {
     let text =
         b"c::127.0.0.1:1::health_flags::/brand_new\nc::127.0.0.1:2::health_flags::/brand_new\n";
     let does = Does::Delay(Duration::from_millis(200), text.to_vec());
-    let (envoy, fake) = envoy_with_fake(does, "8", json!({"max_age_ms": 0})).await;
+    let (envoy, fake) = envoy_with_fake(
+        does,
+        "8",
+        json!({"max_age_ms": 0, "admin_timeout_ms": 30000}),
+    )
+    .await;
     for _ in 0..4 {
         assert_eq!(probe_at_once(envoy.port, 32).await, [503; 32]);
     }
@@ -298,8 +309,12 @@ async fn an_unknown_flag_is_logged_once() {
 
 /// A probe that the filter gives up waiting for, rather than Envoy the call, is a transition like any
 /// other: Envoy is frozen until both are overdue, and the filter's tick is the first to be.
-#[tokio::test]
-async fn a_probe_that_expires_is_logged() {
+#[test]
+fn a_probe_that_expires_is_logged() {
+    timed(a_probe_expires);
+}
+
+async fn a_probe_expires() {
     let fields = json!({"admin_timeout_ms": 1000, "max_age_ms": 0, "max_stale_ms": 0});
     let (envoy, fake) = envoy_with_fake(healthy(), "1", fields).await;
     assert_eq!(envoy.get("/healthz").await.status, 200);
@@ -322,8 +337,12 @@ async fn a_probe_that_expires_is_logged() {
 }
 
 /// A liveness endpoint that stays healthy in a drain needs no admin; one that does not needs `/ready` alone.
-#[tokio::test]
-async fn a_liveness_endpoint_asks_for_no_more_than_it_needs() {
+#[test]
+fn a_liveness_endpoint_asks_for_no_more_than_it_needs() {
+    timed(no_more_than_it_needs);
+}
+
+async fn no_more_than_it_needs() {
     for (does, fails, status) in [
         (Does::Hang, false, 200),
         (Does::Close, false, 200),

@@ -11,7 +11,7 @@ use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin, HEALTHY, healthy};
 use e2e::prober::{Prober, probe_at_once};
 use e2e::truth::Probing;
-use e2e::{Build, TcpHost, free_port, until};
+use e2e::{Build, TcpHost, free_port, timed, until};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -23,6 +23,10 @@ both_builds! {
 /// A new Envoy takes the listeners over while probes wait in the old one. It takes its time to start, and
 /// the admin's port at once: meanwhile its admin is the one that the old one's workers reach.
 async fn hot_restart_leaves_no_probe_without_an_answer(build: Build) {
+    timed(async || hot_restart(build).await);
+}
+
+async fn hot_restart(build: Build) {
     let slow_admin = Does::Delay(Duration::from_secs(2), HEALTHY.to_vec());
     let slow_admin = FakeAdmin::start(slow_admin).await;
     let (port, slow) = (free_port(), free_port());
@@ -121,7 +125,10 @@ impl Clock {
 /// last, steps: the answers stay right, the refreshes go on, and the transitions are logged.
 async fn clock_steps(build: Build) {
     let host = free_port();
-    let filter = json!({"max_age_ms": MAX_AGE.as_millis() as u64, "refresh_interval_ms": 50});
+    let filter = json!({
+        "admin_timeout_ms": 30000, "max_age_ms": MAX_AGE.as_millis() as u64,
+        "refresh_interval_ms": 50,
+    });
     let config = Config::new()
         .cluster(with_tcp_check(cluster("c", &[host])))
         .listener(build.listener(free_port(), &filter));

@@ -7,7 +7,7 @@ use e2e::config::{Config, listener, manager};
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin, healthy};
 use e2e::prober::{Prober, probe_at_once};
-use e2e::{Build, free_port, root, until};
+use e2e::{Build, free_port, root, timed, until};
 use serde_json::{Value, json};
 
 /// Longer than Envoy's `reload_config.backoff`: 1 s by default, and some jitter.
@@ -74,8 +74,12 @@ impl Trapping {
     }
 }
 
-#[tokio::test]
-async fn fail_reload_makes_a_new_vm() {
+#[test]
+fn fail_reload_makes_a_new_vm() {
+    timed(fail_reload);
+}
+
+async fn fail_reload() {
     let trapping = Trapping::start("FAIL_RELOAD", "1", json!({})).await;
     assert_eq!(trapping.statuses("/healthz").await, (200, 200));
     // Envoy makes no new machine before the last one is a second and some jitter old.
@@ -116,8 +120,12 @@ async fn fail_closed_stays_closed() {
 }
 
 /// A trap makes the VM forget who waits; Envoy's `stream_idle_timeout` answers them.
-#[tokio::test]
-async fn probes_that_wait_when_it_traps() {
+#[test]
+fn probes_that_wait_when_it_traps() {
+    timed(probes_wait);
+}
+
+async fn probes_wait() {
     let trapping = Trapping::start("FAIL_RELOAD", "1", json!({})).await;
     assert_eq!(trapping.statuses("/healthz").await, (200, 200));
     trapping.fake.change_to(Does::Hang);

@@ -10,7 +10,7 @@ use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin, healthy};
 use e2e::prober::Prober;
 use e2e::xds::Cds;
-use e2e::{Build, DEADLINE, eventually, free_port, until};
+use e2e::{Build, eventually, free_port, until};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
@@ -236,7 +236,12 @@ pub async fn play(
 ) -> Envoy {
     let neighbours = FakeAdmin::start(healthy()).await;
     let (neighbour, mut running) = (free_port(), Vec::new());
-    let mut listeners = vec![listener(neighbour, "neighbour", DEADLINE, Duration::ZERO)];
+    let mut listeners = vec![listener(
+        neighbour,
+        "neighbour",
+        Duration::from_secs(30),
+        Duration::ZERO,
+    )];
     let mut clusters = vec![admin_at("neighbour", neighbours.port)];
     for row in rows {
         let (port, admin_port) = (free_port(), free_port());

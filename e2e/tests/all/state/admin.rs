@@ -5,7 +5,7 @@ use std::time::Duration;
 use e2e::config::{Config, cluster, manager, with_http_check};
 use e2e::fake_admin::{Does, FakeAdmin, HEALTHY, envoy_with_fake, healthy};
 use e2e::prober::{Prober, probe_at_once};
-use e2e::{Build, free_port, until};
+use e2e::{Build, free_port, timed, until};
 use serde_json::{Value, json};
 
 use super::{Sidecar, agree, in_force, listener};
@@ -18,8 +18,12 @@ async fn with_fake(fake: &FakeAdmin, workers: &str, first: Value) -> Sidecar {
 }
 
 /// No probe comes after the rollback until the admin is silent.
-#[tokio::test]
-async fn a_configuration_that_was_put_back_goes_on_to_refresh() {
+#[test]
+fn a_configuration_that_was_put_back_goes_on_to_refresh() {
+    timed(goes_on_to_refresh);
+}
+
+async fn goes_on_to_refresh() {
     const MAX_STALE: Duration = Duration::from_secs(5);
     let fake = FakeAdmin::start(healthy()).await;
     let port = free_port();

@@ -2,7 +2,7 @@
 
 use e2e::config::{Config, cluster, manager, with_grpc_check};
 use e2e::prober::Connection;
-use e2e::{Build, free_port};
+use e2e::{Build, dead_port, free_port, timed};
 use serde_json::{Value, json};
 
 use super::{Sidecar, agree, healthz_for, in_force, listener};
@@ -62,7 +62,7 @@ async fn an_outage_after_a_rollback(build: Build) {
 /// The update's routes do not come, so that its listener answers nobody.
 async fn an_outage_while_an_update_warms(build: Build) {
     let port = free_port();
-    let nobody = with_grpc_check(cluster("xds", &[free_port()]));
+    let nobody = with_grpc_check(cluster("xds", &[dead_port()]));
     let config = Config::new().cluster(nobody);
     let mut sidecar = Sidecar::start_with(build, good(build, port), config, &[]).await;
     sidecar.agrees(port, 200).await;
@@ -91,15 +91,15 @@ async fn an_outage_while_an_update_warms(build: Build) {
     sidecar.agrees(port, 200).await;
 }
 
-/// In so long a drain Envoy closes next to no connection after a response.
+/// In so long a drain Envoy closes next to no connection after a response, unless it has stood still.
 const LONG_DRAIN: [&str; 2] = ["--drain-time-s", "1000000"];
 
 async fn an_outage_found_on_the_old_listener(build: Build) {
-    stays_on_the_old_listener(build, false).await;
+    timed(async || stays_on_the_old_listener(build, false).await);
 }
 
 async fn an_outage_found_on_the_old_listener_after_the_new_one_was_probed(build: Build) {
-    stays_on_the_old_listener(build, true).await;
+    timed(async || stays_on_the_old_listener(build, true).await);
 }
 
 /// The only prober keeps its connection, and so the listener that took it.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use e2e::grpc_health::{NOT_SERVING, SERVING, Seen, Watch, channel};
-use e2e::until;
+use e2e::{timed, until};
 use tonic::transport::Channel;
 
 use super::{Sidecar, Way};
@@ -57,8 +57,12 @@ async fn cost(sidecar: &Sidecar) -> Cost {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_one_endpoint() {
+#[test]
+fn of_one_endpoint() {
+    timed(one_endpoint);
+}
+
+async fn one_endpoint() {
     let sidecar = Sidecar::start(Way::NetworkFilter).await;
     sidecar.wait_for([503, 503]).await;
     let channels: Vec<_> = (0..CONNECTIONS).map(|_| channel(sidecar.plain)).collect();
@@ -99,8 +103,12 @@ async fn of_one_endpoint() {
 }
 
 /// They come and go: memory does not grow, and without them nothing ticks.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn that_come_and_go() {
+#[test]
+fn that_come_and_go() {
+    timed(come_and_go);
+}
+
+async fn come_and_go() {
     let sidecar = Sidecar::start(Way::Route).await;
     sidecar.wait_for([503, 503]).await;
     let channels: Vec<_> = (0..CONNECTIONS).map(|_| channel(sidecar.plain)).collect();
