@@ -6,3 +6,6 @@ pub mod pages;
 pub mod clusters;
 pub mod shared;
 pub mod snapshots;
+
+/// What probes are answered from.
+pub type Known = snapshots::Knowledge<pages::Report, pages::Fault>;

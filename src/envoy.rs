@@ -67,20 +67,23 @@ pub struct Shared {
 const TRIES: usize = 8;
 
 /// Writes what `next` makes of a shared record's value, if anything. Of several workers that do so at once one
-/// wins, and the others look again. What `next` says besides; `None` if others were always faster.
-pub fn update_shared<T>(
+/// wins, and the others look again. Whether it was written: not if there is nothing to write, or others were
+/// always faster.
+pub fn update_shared(
     envoy: &impl Envoy,
     key: &str,
-    mut next: impl FnMut(&[u8]) -> (Option<String>, T),
-) -> Option<T> {
+    mut next: impl FnMut(&[u8]) -> Option<String>,
+) -> bool {
     for _ in 0..TRIES {
         let read = envoy.read_shared(key);
-        let (value, said) = next(&read.value);
-        if value.is_none_or(|value| envoy.replace_shared(key, &value, &read)) {
-            return Some(said);
+        let Some(value) = next(&read.value) else {
+            return false;
+        };
+        if envoy.replace_shared(key, &value, &read) {
+            return true;
         }
     }
-    None
+    false
 }
 
 /// A time in whole milliseconds, as shared records hold it.

@@ -11,15 +11,17 @@ mod tests;
 
 use std::time::Duration;
 
-use healthz_core::answer::{Age, Response};
+use healthz_core::answer::{Age, Outcome, Response};
 use healthz_core::config::wasm::Config;
 use healthz_core::judgement::judge;
 use healthz_core::request::{Form, Probe};
 use healthz_core::view::View;
 
-use crate::admin::pages::{Fault, Report};
-use crate::admin::snapshots::Knowledge;
+use crate::admin::Known;
+use crate::admin::pages::Report;
+use crate::admin::snapshots::{Knowledge, Waiting};
 use crate::envoy::Envoy;
+use crate::metrics::Counted;
 use crate::recorder::Recorder;
 use crate::refresh::{Ended, Refresh};
 
@@ -89,7 +91,8 @@ impl<E: Envoy> Filter<E> {
         let index = probe.index;
         let action = match probe.form(header) {
             None => {
-                self.recorder.method_not_allowed(index, now);
+                let counted = Counted::Probe(index, Outcome::MethodNotAllowed);
+                self.recorder.metrics.count(counted, now);
                 Action::Answer(Response::method_not_allowed())
             }
             Some(form) if probe.endpoint.needs_nothing() => {
@@ -98,9 +101,7 @@ impl<E: Envoy> Filter<E> {
             Some(form) => {
                 let pending = Pending { index, form };
                 match self.refresh.probe(&self.envoy, id, pending, now) {
-                    Some((pending, knowledge)) => {
-                        Action::Answer(self.answer(pending, Some(&knowledge), now))
-                    }
+                    Some(known) => Action::Answer(self.answer(pending, Some(&known), now)),
                     None => Action::Wait,
                 }
             }
@@ -139,7 +140,7 @@ impl<E: Envoy> Filter<E> {
         let now = self.envoy.now();
         let ended = self.refresh.tick(&self.envoy, now);
         let answers = self.answer_all(ended, now);
-        self.recorder.flush(&self.envoy);
+        self.recorder.metrics.flush(&self.envoy);
         // Envoy repeats the tick as it was set last, until it is set again.
         self.next_tick = Duration::MAX;
         self.schedule(now);
@@ -155,47 +156,42 @@ impl<E: Envoy> Filter<E> {
         now: Duration,
     ) -> Answers {
         let mut answers = Vec::new();
-        for Ended {
-            completed,
-            refreshed,
-        } in ended
-        {
-            let knowledge = completed.knowledge;
-            if let Some(succeeded) = refreshed {
-                self.recorder.refresh(succeeded, now);
-                if let Knowledge::Fresh(snapshot) = &knowledge {
+        for ended in ended {
+            let known = ended.knowledge;
+            if let Some(succeeded) = ended.refreshed {
+                self.recorder
+                    .metrics
+                    .count(Counted::Refresh(succeeded), now);
+                if let Knowledge::Fresh(snapshot) = &known {
                     self.recorder.snapshot(&self.envoy, snapshot);
                 }
             }
-            for (id, pending) in completed.waiting {
-                answers.push((id, self.answer(pending, Some(&knowledge), now)));
+            for Waiting { id, probe, .. } in ended.waiting {
+                answers.push((id, self.answer(probe, Some(&known), now)));
             }
         }
         self.schedule(now);
         answers
     }
 
-    /// Answers a probe from this knowledge, and records the verdict; `None` is for an endpoint that needs
+    /// Answers a probe from what is known, and records the verdict; `None` is for an endpoint that needs
     /// none.
     fn answer(
         &mut self,
         Pending { index, form }: Pending,
-        knowledge: Option<&Knowledge<Report, Fault>>,
+        known: Option<&Known>,
         now: Duration,
     ) -> Response {
         let nothing = Report::default();
-        let (view, age): (&dyn View, _) = match knowledge {
+        let (view, age): (&dyn View, _) = match known {
             None => (&nothing, Age::Live),
-            Some(knowledge) => {
-                self.note_admin(knowledge, now);
-                let age = knowledge.age(now);
-                match knowledge {
-                    Knowledge::Fresh(snapshot) => (&*snapshot.report, Age::Fresh(age)),
-                    Knowledge::Stale(snapshot, _) => (&*snapshot.report, Age::Stale(age)),
-                    Knowledge::Nothing(fault) => (&**fault, Age::Live),
-                }
-            }
+            Some(Knowledge::Fresh(good)) => (&good.report, Age::Fresh(good.age(now))),
+            Some(Knowledge::Stale(good, _)) => (&good.report, Age::Stale(good.age(now))),
+            Some(Knowledge::Nothing(fault)) => (&**fault, Age::Live),
         };
+        if let Some(known) = known {
+            self.recorder.admin(&self.envoy, known, now);
+        }
         let Some(endpoint) = self.config.endpoints.get(index) else {
             return Response::fault();
         };
@@ -204,21 +200,9 @@ impl<E: Envoy> Filter<E> {
         Response::of(&verdict, form, age)
     }
 
-    /// Records whether an answer rests on a failed refresh. One that the admin is only slow for says
-    /// nothing of that.
-    fn note_admin(&mut self, knowledge: &Knowledge<Report, Fault>, now: Duration) {
-        let (fault, bridged) = match knowledge {
-            Knowledge::Fresh(_) => (None, false),
-            Knowledge::Stale(_, None) => return,
-            Knowledge::Stale(_, Some(fault)) => (Some(&**fault), true),
-            Knowledge::Nothing(fault) => (Some(&**fault), false),
-        };
-        self.recorder.admin(&self.envoy, fault, bridged, now);
-    }
-
     /// Makes the tick come when something is next due, if it would come later.
     fn schedule(&mut self, now: Duration) {
-        let due = [self.refresh.deadline(now), self.recorder.deadline()];
+        let due = [self.refresh.deadline(now), self.recorder.metrics.deadline()];
         let Some(due) = due.into_iter().flatten().min() else {
             return;
         };

@@ -18,8 +18,9 @@ use healthz_core::config::{Endpoint, FilterName};
 use healthz_core::judgement::{Health, Verdict};
 use healthz_core::state::{self, Answered, Level, News, State, Update};
 
-use crate::admin::pages::{Fault, Report};
-use crate::admin::snapshots::Snapshot;
+use crate::admin::Known;
+use crate::admin::pages::Report;
+use crate::admin::snapshots::{Knowledge, Snapshot};
 use crate::envoy::{Envoy, millis, update_shared};
 use crate::metrics::{Counted, Metrics};
 
@@ -35,7 +36,8 @@ pub struct Recorder {
     /// The configuration's number in records.
     by: u64,
     max_stale: Duration,
-    metrics: Metrics,
+    /// What is counted.
+    pub metrics: Metrics,
     admin: Slot,
     /// In the configuration's order.
     endpoints: Vec<Slot>,
@@ -60,9 +62,14 @@ impl Recorder {
         let mut by = DefaultHasher::new();
         text.hash(&mut by);
         let name = config.name.as_str();
-        let slot = |endpoint: &Endpoint| {
-            let gauge = format!("healthy.filter.{name}.path.{}", endpoint.label());
-            Slot::new(name, &endpoint.path, gauge)
+        let slot = |what: &str, gauge: String| Slot {
+            key: format!("envoy-healthz/state/{name}/{what}"),
+            gauge,
+            seen: None,
+        };
+        let endpoint = |of: &Endpoint| {
+            let gauge = format!("healthy.filter.{name}.path.{}", of.label());
+            slot(&of.path, gauge)
         };
         let recorder = Self {
             name: config.name.clone(),
@@ -70,8 +77,8 @@ impl Recorder {
             max_stale: config.max_stale,
             metrics: Metrics::new(config),
             // A path would begin with a slash.
-            admin: Slot::new(name, "admin", format!("admin_up.filter.{name}")),
-            endpoints: config.endpoints.iter().map(slot).collect(),
+            admin: slot("admin", format!("admin_up.filter.{name}")),
+            endpoints: config.endpoints.iter().map(endpoint).collect(),
             unknown_flags: Vec::new(),
         };
         for slot in recorder.slots() {
@@ -103,20 +110,15 @@ impl Recorder {
         }
     }
 
-    /// Counts the answer to a method that is not answered otherwise.
-    pub fn method_not_allowed(&mut self, index: usize, now: Duration) {
-        let outcome = Outcome::MethodNotAllowed;
-        self.metrics.count(Counted::Probe(index, outcome), now);
-    }
-
-    /// Records whether an answer rests on a failed refresh, and logs if that is new.
-    pub fn admin(
-        &mut self,
-        envoy: &impl Envoy,
-        fault: Option<&Fault>,
-        bridged: bool,
-        now: Duration,
-    ) {
+    /// Records whether an answer rests on a failed refresh, and logs if that is new. One that the admin is only
+    /// slow for says nothing of that.
+    pub fn admin(&mut self, envoy: &impl Envoy, known: &Known, now: Duration) {
+        let (fault, bridged) = match known {
+            Knowledge::Fresh(_) => (None, false),
+            Knowledge::Stale(_, None) => return,
+            Knowledge::Stale(_, Some(fault)) => (Some(fault), true),
+            Knowledge::Nothing(fault) => (Some(fault), false),
+        };
         let (health, by) = (Health::from(fault.is_none()), self.by);
         let answered = || Answered {
             health,
@@ -140,21 +142,12 @@ impl Recorder {
         }
     }
 
-    /// Counts a refresh.
-    pub fn refresh(&mut self, succeeded: bool, now: Duration) {
-        self.metrics.count(Counted::Refresh(succeeded), now);
-    }
-
     /// Notes what a good refresh has brought: when it was, and each unknown flag, which is logged once for all
     /// workers.
     pub fn snapshot(&mut self, envoy: &impl Envoy, snapshot: &Snapshot<Report>) {
         self.metrics.snapshot(snapshot.sent);
-        for host in snapshot
-            .report
-            .clusters
-            .iter()
-            .flat_map(|cluster| &cluster.hosts)
-        {
+        let clusters = snapshot.report.clusters.iter();
+        for host in clusters.flat_map(|cluster| &cluster.hosts) {
             if let Some(flag) = host.flags.unknown()
                 && self.unknown_flags.len() < UNKNOWN_FLAGS_LOGGED
                 && !self.unknown_flags.iter().any(|known| known == flag)
@@ -172,16 +165,6 @@ impl Recorder {
         }
     }
 
-    /// When counts are to be handed to Envoy.
-    pub fn deadline(&self) -> Option<Duration> {
-        self.metrics.deadline()
-    }
-
-    /// Hands counts to Envoy.
-    pub fn flush(&mut self, envoy: &impl Envoy) {
-        self.metrics.flush(envoy);
-    }
-
     /// The configuration is gone: what it recorded last raises no alert any more.
     pub fn stop(&mut self, envoy: &impl Envoy) {
         self.metrics.stop(envoy);
@@ -196,14 +179,6 @@ impl Recorder {
 }
 
 impl Slot {
-    fn new(name: &str, what: &str, gauge: String) -> Self {
-        Self {
-            key: format!("envoy-healthz/state/{name}/{what}"),
-            gauge,
-            seen: None,
-        }
-    }
-
     /// Takes an answer to the record, and shows what is recorded then; what is new in it. While nothing
     /// changes, the record is looked at only now and then.
     fn record(
@@ -219,26 +194,29 @@ impl Slot {
         {
             return None;
         }
-        let Update { state, news } = self.store(envoy, answered(), now)?;
+        let answered = answered();
+        let mut update = None;
+        let written = update_shared(envoy, &self.key, |record| {
+            let last = read(record);
+            let next = state::update(last, answered, millis(now));
+            update = Some(next);
+            (last != Some(next.state)).then(|| write(&next.state))
+        });
+        let Update { state, news } = update?;
+        if news.is_some() && !written {
+            // Others were always faster: it is new again at the next answer.
+            return None;
+        }
         self.seen = Some((state.health, now));
         envoy.set(&self.gauge, u64::from(state.health == Health::Healthy));
         news
-    }
-
-    fn store(&self, envoy: &impl Envoy, answered: Answered, now: Duration) -> Option<Update> {
-        update_shared(envoy, &self.key, |record| {
-            let last = read(record);
-            let update = state::update(last, answered, millis(now));
-            let changed = last != Some(update.state);
-            (changed.then(|| write(&update.state)), update)
-        })
     }
 
     /// Makes this configuration the one that answered last; nothing else changes.
     fn take_over(&self, envoy: &impl Envoy, by: u64) {
         update_shared(envoy, &self.key, |record| {
             let others = read(record).filter(|last| last.by != by);
-            (others.map(|last| write(&State { by, ..last })), ())
+            others.map(|last| write(&State { by, ..last }))
         });
     }
 
@@ -246,27 +224,23 @@ impl Slot {
     fn forget(&self, envoy: &impl Envoy, by: u64) {
         let forgotten = update_shared(envoy, &self.key, |record| {
             let ours = read(record).is_some_and(|last| last.by == by);
-            (ours.then(String::new), ours)
+            ours.then(String::new)
         });
-        if forgotten == Some(true) {
+        if forgotten {
             envoy.set(&self.gauge, 1);
         }
     }
 }
 
 fn write(state: &State) -> String {
-    let State {
-        health,
-        since,
-        cause,
-        cause_logged,
-        by,
-    } = state;
-    let letter = match health {
+    let letter = match state.health {
         Health::Healthy => 'h',
         Health::Unhealthy => 'u',
     };
-    format!("{letter} {since} {cause:x} {cause_logged} {by:x}")
+    format!(
+        "{letter} {} {:x} {} {:x}",
+        state.since, state.cause, state.cause_logged, state.by
+    )
 }
 
 fn read(text: &[u8]) -> Option<State> {
@@ -287,12 +261,11 @@ fn read(text: &[u8]) -> Option<State> {
 }
 
 fn is_first_to_log(envoy: &impl Envoy, flag: &str) -> bool {
-    let first = update_shared(envoy, "envoy-healthz/unknown-flags", |record| {
+    update_shared(envoy, "envoy-healthz/unknown-flags", |record| {
         let logged = String::from_utf8_lossy(record);
         let first = !logged.lines().any(|known| known == flag);
-        (first.then(|| format!("{logged}{flag}\n")), first)
-    });
-    first == Some(true)
+        first.then(|| format!("{logged}{flag}\n"))
+    })
 }
 
 #[cfg(test)]

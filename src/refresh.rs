@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use healthz_core::config::wasm::Config;
 
+use crate::admin::Known;
 use crate::admin::clusters::Cluster;
 use crate::admin::pages::{self, Fault, Page, Ready, Report};
 use crate::admin::shared::{self, Lease};
-use crate::admin::snapshots::{Completed, Knowledge, Outcome, Probe, Snapshots, Timing};
+use crate::admin::snapshots::{Completed, Knowledge, Outcome, Snapshot, Snapshots, Timing};
 use crate::envoy::{CallError, Envoy, millis, update_shared};
 
 /// How often a worker without a background refresh shares its snapshot with the others, and how often it
@@ -32,9 +33,10 @@ const RESCUE_PERIOD: Duration = Duration::from_millis(50);
 /// What a worker knows by the admin, and how it comes by it. `W` is what a waiting probe is for.
 pub struct Refresh<W> {
     admin_cluster: String,
-    timeout: Duration,
-    max_stale: Duration,
     interval: Option<Duration>,
+    /// How old our own snapshot may be before another worker's is wanted: with a background refresh until it
+    /// is due, without one as long as it answers while the admin is silent. Zero: none is shared.
+    lifetime: Duration,
     /// The clusters that are wanted: sorted, each once.
     names: Vec<String>,
     /// The path that asks the admin for them; `None` if there are none.
@@ -52,32 +54,16 @@ pub struct Refresh<W> {
     renewal: Option<Duration>,
 }
 
-/// The calls of one refresh.
+/// The calls of one refresh, and what has come of them.
 struct Calls {
-    sent: Duration,
-    clusters: Reply<Vec<Cluster>>,
-    ready: Reply<Ready>,
+    /// Those that have not ended: their tokens.
+    due: Vec<(u32, Page)>,
+    clusters: Result<Vec<Cluster>, Fault>,
+    ready: Result<Ready, Fault>,
 }
 
-enum Reply<T> {
-    /// Not there yet; the call's token.
-    Due(u32),
-    Came(Result<T, Fault>),
-}
-
-/// Probes that need not wait any longer.
-pub struct Ended<W> {
-    /// Who they are, and what they are answered from.
-    pub completed: Completed<Report, Fault, W>,
-    /// Whether a refresh has ended as well, and if so, whether it was good.
-    pub refreshed: Option<bool>,
-}
-
-impl<T> Reply<T> {
-    fn is_due(&self, token: u32) -> bool {
-        matches!(self, Self::Due(due) if *due == token)
-    }
-}
+/// Probes that need not wait any longer, and whether a refresh has ended as well.
+pub type Ended<W> = Completed<Report, Fault, W>;
 
 impl<W> Refresh<W> {
     /// Begins without knowledge. No call is made if no endpoint needs one.
@@ -88,9 +74,8 @@ impl<W> Refresh<W> {
         let in_background = config.refresh_interval.is_some() && config.asks_the_admin();
         Self {
             admin_cluster: config.admin_cluster.clone(),
-            timeout: config.admin_timeout,
-            max_stale: config.max_stale,
             interval: config.refresh_interval,
+            lifetime: config.refresh_interval.unwrap_or(config.max_stale),
             clusters_path: (!names.is_empty()).then(|| pages::clusters_path(&names)),
             names,
             key: format!("envoy-healthz/{:x}", hash.finish()),
@@ -109,22 +94,13 @@ impl<W> Refresh<W> {
 
     /// What answers a probe now; without that the probe waits, and is answered when something
     /// [`Ended`].
-    pub fn probe(
-        &mut self,
-        envoy: &impl Envoy,
-        id: u32,
-        probe: W,
-        now: Duration,
-    ) -> Option<(W, Knowledge<Report, Fault>)> {
+    pub fn probe(&mut self, envoy: &impl Envoy, id: u32, probe: W, now: Duration) -> Option<Known> {
         self.adopt(envoy, now);
-        match self.snapshots.probe(id, probe, now) {
-            Probe::Answer(probe, knowledge) => Some((probe, knowledge)),
-            Probe::Wait => None,
-            Probe::Start => {
-                envoy.wake();
-                None
-            }
+        let known = self.snapshots.at_hand(now);
+        if known.is_none() && self.snapshots.wait(id, probe, now) {
+            envoy.wake();
         }
+        known
     }
 
     /// The client of a probe that waits has gone away.
@@ -137,16 +113,25 @@ impl<W> Refresh<W> {
         if !self.snapshots.send(now) {
             return None;
         }
-        match self.send_calls(envoy, now) {
-            Ok(calls) => {
-                self.calls = Some(calls);
-                None
-            }
-            Err(fault) => {
-                self.calls = None;
-                self.complete(envoy, Err(fault), now, now)
+        let mut calls = Calls {
+            due: Vec::new(),
+            clusters: Ok(Vec::new()),
+            ready: Ok(Ready::Yes),
+        };
+        if let Some(path) = &self.clusters_path {
+            match self.call(envoy, path) {
+                Ok(token) => calls.due.push((token, Page::Clusters)),
+                Err(fault) => calls.clusters = Err(fault),
             }
         }
+        if calls.clusters.is_ok() {
+            match self.call(envoy, "/ready") {
+                Ok(token) => calls.due.push((token, Page::Ready)),
+                Err(fault) => calls.ready = Err(fault),
+            }
+        }
+        self.calls = Some(calls);
+        self.end(envoy, now)
     }
 
     /// A reply has come: its status, `None` if it was lost after its headers, and its body in chunks.
@@ -158,32 +143,18 @@ impl<W> Refresh<W> {
         body: &mut dyn Iterator<Item = Vec<u8>>,
         now: Duration,
     ) -> Option<Ended<W>> {
-        let mut calls = self.calls.take()?;
-        if calls.clusters.is_due(token) {
-            calls.clusters = Reply::Came(pages::read_clusters(&self.names, status, body));
-        } else if calls.ready.is_due(token) {
-            let beginning = body.next().unwrap_or_default();
-            calls.ready = Reply::Came(pages::read_ready(status, &beginning));
-        }
-        // A refresh ends when both calls have: one that failed at once must not lead to another
-        // refresh while the other call still hangs.
-        match calls {
-            Calls {
-                sent,
-                clusters: Reply::Came(clusters),
-                ready: Reply::Came(ready),
-            } => {
-                let report = clusters.and_then(|clusters| {
-                    let ready = ready?;
-                    Ok(Report { clusters, ready })
-                });
-                self.complete(envoy, report, sent, now)
+        let calls = self.calls.as_mut()?;
+        let place = calls.due.iter().position(|(due, _)| *due == token)?;
+        match calls.due.remove(place) {
+            (_, Page::Clusters) => {
+                calls.clusters = pages::read_clusters(&self.names, status, body);
             }
-            calls => {
-                self.calls = Some(calls);
-                None
+            (_, Page::Ready) => {
+                let beginning = body.next().unwrap_or_default();
+                calls.ready = pages::read_ready(status, &beginning);
             }
         }
+        self.end(envoy, now)
     }
 
     /// Does what is due: gives up a lost call, ends waits, asks for those who wait, renews in the
@@ -191,10 +162,7 @@ impl<W> Refresh<W> {
     pub fn tick(&mut self, envoy: &impl Envoy, now: Duration) -> Vec<Ended<W>> {
         let lost = self.give_up_lost_call(envoy, now);
         self.adopt(envoy, now);
-        let overdue = self.snapshots.overdue(now).map(|completed| Ended {
-            completed,
-            refreshed: None,
-        });
+        let overdue = self.snapshots.overdue(now);
         let renews = self.renews(envoy, now);
         let refused = match renews || self.snapshots.is_waiting() {
             true => self.start(envoy, now),
@@ -210,33 +178,24 @@ impl<W> Refresh<W> {
         timers.into_iter().flatten().min()
     }
 
-    fn send_calls(&self, envoy: &impl Envoy, now: Duration) -> Result<Calls, Fault> {
-        let clusters = match &self.clusters_path {
-            Some(path) => Reply::Due(self.call(envoy, path)?),
-            None => Reply::Came(Ok(Vec::new())),
-        };
-        let ready = match self.call(envoy, "/ready") {
-            Ok(token) => Reply::Due(token),
-            Err(fault) => Reply::Came(Err(fault)),
-        };
-        // Without a call under way nothing would end this.
-        if let (Reply::Came(_), Reply::Came(Err(fault))) = (&clusters, &ready) {
-            return Err(fault.clone());
-        }
-        Ok(Calls {
-            sent: now,
-            clusters,
-            ready,
-        })
-    }
-
     fn call(&self, envoy: &impl Envoy, path: &str) -> Result<u32, Fault> {
         let cluster = &self.admin_cluster;
-        let sent = envoy.call(cluster, path, self.timeout);
+        let sent = envoy.call(cluster, path, self.snapshots.timing.timeout);
         sent.map_err(|error| match error {
             CallError::NoCluster => Fault::NoCluster(cluster.clone()),
             CallError::NotSent => Fault::NotSent(cluster.clone()),
         })
+    }
+
+    /// A refresh ends when all its calls have: one that failed at once must not lead to another refresh
+    /// while the other call still hangs.
+    fn end(&mut self, envoy: &impl Envoy, now: Duration) -> Option<Ended<W>> {
+        let calls = self.calls.take_if(|calls| calls.due.is_empty())?;
+        let report = match (calls.clusters, calls.ready) {
+            (Ok(clusters), Ok(ready)) => Ok(Report { clusters, ready }),
+            (Err(fault), _) | (_, Err(fault)) => Err(fault),
+        };
+        self.complete(envoy, report, now)
     }
 
     /// A call that has not ended long after its timeout counts as one that took too long.
@@ -244,27 +203,20 @@ impl<W> Refresh<W> {
         if !self.snapshots.is_lost(now) {
             return None;
         }
-        let sent = self.calls.take().map_or(now, |calls| calls.sent);
-        self.complete(envoy, Err(Fault::TimedOut(Page::Clusters)), sent, now)
+        self.calls = None;
+        self.complete(envoy, Err(Fault::TimedOut(Page::Clusters)), now)
     }
 
     /// Keeps what a refresh has learned and shares it with the other workers; it ends all waits.
     fn complete(
         &mut self,
         envoy: &impl Envoy,
-        outcome: Result<Report, Fault>,
-        sent: Duration,
+        report: Result<Report, Fault>,
         now: Duration,
     ) -> Option<Ended<W>> {
-        let outcome = outcome.map_err(|fault| fault.through(&self.admin_cluster));
-        let mut refreshed = Some(outcome.is_ok());
         let mut starting = false;
-        let outcome = match outcome {
-            Ok(report) => {
-                self.has_been_good = true;
-                self.share(envoy, &report, sent, now);
-                Outcome::Good(report)
-            }
+        let outcome = match report.map_err(|fault| fault.through(&self.admin_cluster)) {
+            Ok(report) => Outcome::Good(report),
             Err(fault) if fault.is_silence() => {
                 self.adopt(envoy, now);
                 starting = !self.has_been_good && matches!(fault, Fault::Starting(_));
@@ -275,38 +227,34 @@ impl<W> Refresh<W> {
                 Outcome::Wrong(fault)
             }
         };
-        let completed = self.snapshots.complete(outcome, now)?;
+        let mut ended = self.snapshots.complete(outcome, now)?;
+        if let (Some(true), Knowledge::Fresh(good)) = (ended.refreshed, &ended.knowledge) {
+            self.has_been_good = true;
+            self.share(envoy, good, now);
+        }
         // Envoy starts, and no listener is open yet: nothing has failed.
         if starting {
-            refreshed = None;
-            if completed.waiting.is_empty() {
+            ended.refreshed = None;
+            if ended.waiting.is_empty() {
                 self.snapshots.forget_failure();
             }
         }
-        Some(Ended {
-            completed,
-            refreshed,
-        })
+        Some(ended)
     }
 
-    /// Takes the snapshot that some worker has shared: with a background refresh if ours is due, without
-    /// one if we have none that answers while the admin is silent.
+    /// Takes the snapshot that some worker has shared, if ours is too old and theirs is newer.
     fn adopt(&mut self, envoy: &impl Envoy, now: Duration) {
-        let (wanted, pause) = match self.interval {
-            Some(interval) => (self.snapshots.is_older_than(interval, now), interval / 8),
-            None => {
-                let wanted = !self.max_stale.is_zero() && !self.snapshots.has_fallback(now);
-                (wanted, LOOK_PERIOD)
-            }
-        };
-        let lately = |looked| now.saturating_sub(looked) < pause;
-        if !wanted || self.looked.is_some_and(lately) {
+        let own = self.snapshots.sent();
+        if self.lifetime.is_zero() || !is_over(self.lifetime, own, now) {
+            return;
+        }
+        let pause = self.interval.map_or(LOOK_PERIOD, |interval| interval / 8);
+        if !is_over(pause, self.looked, now) {
             return;
         }
         self.looked = Some(now);
         // A page of many hosts is read only if it is newer than what is here.
-        let newer = |sent| self.snapshots.has_none_younger_than(sent);
-        if shared_at(envoy, &self.key).is_some_and(newer)
+        if shared_at(envoy, &self.key) > own
             && let text = envoy.read_shared(&self.key_of("snapshot")).value
             && let Some((sent, report)) = shared::read_snapshot(&text, &self.names)
         {
@@ -316,17 +264,18 @@ impl<W> Refresh<W> {
     }
 
     /// Shares a snapshot with the other workers.
-    fn share(&mut self, envoy: &impl Envoy, report: &Report, sent: Duration, now: Duration) {
-        let lately = |shared| now.saturating_sub(shared) < SHARE_PERIOD;
-        let due = !self.max_stale.is_zero() && !self.shared.is_some_and(lately);
-        if self.interval.is_some() || due {
-            let before = self.shared.replace(now);
-            let text = shared::write_snapshot(report, sent);
-            envoy.write_shared(&self.key_of("snapshot"), &text);
-            envoy.write_shared(&self.key_of("sent"), &sent.as_micros().to_string());
-            if before.is_none_or(|before| now.saturating_sub(before) > LONGEST_USE) {
-                self.forget_old_snapshots(envoy, now);
-            }
+    fn share(&mut self, envoy: &impl Envoy, snapshot: &Snapshot<Report>, now: Duration) {
+        let pause = self.interval.map_or(SHARE_PERIOD, |_| Duration::ZERO);
+        if self.lifetime.is_zero() || !is_over(pause, self.shared, now) {
+            return;
+        }
+        let before = self.shared.replace(now);
+        let Snapshot { sent, report } = snapshot;
+        let text = shared::write_snapshot(report, *sent);
+        envoy.write_shared(&self.key_of("snapshot"), &text);
+        envoy.write_shared(&self.key_of("sent"), &sent.as_micros().to_string());
+        if is_over(LONGEST_USE, before, now) {
+            self.forget_old_snapshots(envoy, now);
         }
     }
 
@@ -345,7 +294,7 @@ impl<W> Refresh<W> {
             let listed = String::from_utf8_lossy(record);
             let others = listed.lines().filter(|key| *key != self.key);
             let used = others.filter(is_used).chain([self.key.as_str()]);
-            (Some(used.map(|key| format!("{key}\n")).collect()), ())
+            Some(used.map(|key| format!("{key}\n")).collect())
         });
     }
 
@@ -366,13 +315,16 @@ impl<W> Refresh<W> {
         if now < due {
             return false;
         }
-        let lease = update_shared(envoy, &self.key_of("lease"), |record| {
+        let mut wait = interval;
+        let renews = update_shared(envoy, &self.key_of("lease"), |record| {
             match shared::lease(record, millis(now), millis(interval)) {
-                Lease::Taken(wait) => (None, (Duration::from_millis(wait), false)),
-                Lease::Free(lease) => (Some(lease), (interval, true)),
+                Lease::Taken(left) => {
+                    wait = Duration::from_millis(left);
+                    None
+                }
+                Lease::Free(lease) => Some(lease),
             }
         });
-        let (wait, renews) = lease.unwrap_or((LOOK_PERIOD, false));
         self.renewal = Some(now + wait + Duration::from_millis(1));
         renews
     }
@@ -380,6 +332,11 @@ impl<W> Refresh<W> {
     fn key_of(&self, what: &str) -> String {
         format!("{}/{what}", self.key)
     }
+}
+
+/// Whether this much time has passed since then, or it never was.
+fn is_over(time: Duration, since: Option<Duration>, now: Duration) -> bool {
+    since.is_none_or(|since| now.saturating_sub(since) >= time)
 }
 
 /// When the call was sent of the snapshot that is shared under this key; `None` if there is none.

@@ -57,15 +57,10 @@ struct Stream {
     waiting: bool,
 }
 
-/// The Envoy of one root.
+/// The Envoy of one root, which has a queue of its own.
 struct HostCalls {
-    queue: Queue,
-}
-
-/// A queue of one root's own.
-struct Queue {
-    name: String,
-    token: u32,
+    queue_name: String,
+    queue: u32,
 }
 
 // Envoy forgets neither queues nor metrics while the machine lives, and this one may see thousands of
@@ -129,10 +124,7 @@ impl RootContext for Root {
         };
         match Config::parse(&text) {
             Ok(config) => {
-                let envoy = HostCalls {
-                    queue: Queue::register(),
-                };
-                let filter = filter::Filter::new(config, &text, envoy);
+                let filter = filter::Filter::new(config, &text, HostCalls::new());
                 self.filter = Some(Rc::new(RefCell::new(filter)));
                 true
             }
@@ -232,6 +224,29 @@ impl Drop for Stream {
     }
 }
 
+impl HostCalls {
+    /// Registers a queue of this machine alone, and of the root that does it.
+    fn new() -> Self {
+        let mut spare = SPARE_QUEUES.take();
+        let queue_name = spare
+            .pop()
+            .unwrap_or_else(|| format!("envoy-healthz/{:x}", RandomState::new().hash_one(0)));
+        SPARE_QUEUES.set(spare);
+        Self {
+            queue: hostcalls::register_shared_queue(&queue_name).unwrap_or(0),
+            queue_name,
+        }
+    }
+}
+
+impl Drop for HostCalls {
+    fn drop(&mut self) {
+        let mut spare = SPARE_QUEUES.take();
+        spare.push(std::mem::take(&mut self.queue_name));
+        SPARE_QUEUES.set(spare);
+    }
+}
+
 impl Envoy for HostCalls {
     fn now(&self) -> Duration {
         raw::clock(raw::MONOTONIC)
@@ -251,16 +266,15 @@ impl Envoy for HostCalls {
             (":path", path),
             (":authority", "envoy-healthz"),
         ];
-        hostcalls::dispatch_http_call(cluster, headers, None, vec![], timeout).map_err(|status| {
-            match status {
-                Status::BadArgument => CallError::NoCluster,
-                _ => CallError::NotSent,
-            }
+        let sent = hostcalls::dispatch_http_call(cluster, headers, None, vec![], timeout);
+        sent.map_err(|status| match status {
+            Status::BadArgument => CallError::NoCluster,
+            _ => CallError::NotSent,
         })
     }
 
     fn wake(&self) {
-        let _ = hostcalls::enqueue_shared_queue(self.queue.token, Some(b"ask"));
+        let _ = hostcalls::enqueue_shared_queue(self.queue, Some(b"ask"));
     }
 
     fn set_tick(&self, period: Option<Duration>) {
@@ -316,29 +330,6 @@ fn metric(kind: MetricType, name: &str) -> u32 {
     id
 }
 
-impl Queue {
-    /// Of this machine alone, and of the root that registers it.
-    fn register() -> Self {
-        let mut spare = SPARE_QUEUES.take();
-        let name = spare
-            .pop()
-            .unwrap_or_else(|| format!("envoy-healthz/{:x}", RandomState::new().hash_one(0)));
-        SPARE_QUEUES.set(spare);
-        Self {
-            token: hostcalls::register_shared_queue(&name).unwrap_or(0),
-            name,
-        }
-    }
-}
-
-impl Drop for Queue {
-    fn drop(&mut self) {
-        let mut spare = SPARE_QUEUES.take();
-        spare.push(std::mem::take(&mut self.name));
-        SPARE_QUEUES.set(spare);
-    }
-}
-
 /// Answers the request at hand.
 fn send(response: &Response) {
     let details = match response.outcome {
@@ -379,13 +370,8 @@ fn call_status(headers: usize) -> Option<u32> {
 /// The body of the reply at hand, `size` bytes of it, in chunks.
 fn call_body(size: usize) -> impl Iterator<Item = Bytes> {
     (0..size).step_by(CHUNK).map_while(move |start| {
-        hostcalls::get_buffer(
-            BufferType::HttpCallResponseBody,
-            start,
-            CHUNK.min(size - start),
-        )
-        .ok()
-        .flatten()
+        let length = CHUNK.min(size - start);
+        hostcalls::get_buffer(BufferType::HttpCallResponseBody, start, length).ok()?
     })
 }
 

@@ -66,18 +66,11 @@ pub struct Parser {
     longest_line: usize,
     /// Set while the rest of an overlong line is passed over.
     skipping: bool,
-    seen: Seen,
+    /// Whether there is any text so far.
+    has_text: bool,
+    /// Whether a line of it is like Envoy's.
+    is_envoys: bool,
     error: Option<ClustersError>,
-}
-
-/// What the page has held so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
-    Nothing,
-    /// Text, but no line like Envoy's.
-    Text,
-    /// A line like Envoy's.
-    EnvoysText,
 }
 
 impl Parser {
@@ -96,7 +89,8 @@ impl Parser {
             partial: Vec::new(),
             longest_line: names.iter().map(String::len).max().unwrap_or(0) + LINE_ROOM,
             skipping: false,
-            seen: Seen::Nothing,
+            has_text: false,
+            is_envoys: false,
             error: None,
         }
     }
@@ -124,11 +118,11 @@ impl Parser {
         let partial = std::mem::take(&mut self.partial);
         self.look(&partial);
         let cut_off = !partial.is_empty() || self.skipping || self.is_inside_a_host();
-        match (self.error, self.seen) {
-            (Some(error), _) => Err(error),
-            (None, Seen::Text) => Err(ClustersError::NotEnvoys),
-            (None, _) if cut_off => Err(ClustersError::CutOff),
-            (None, _) => Ok(self.clusters),
+        match self.error {
+            Some(error) => Err(error),
+            None if self.has_text && !self.is_envoys => Err(ClustersError::NotEnvoys),
+            None if cut_off => Err(ClustersError::CutOff),
+            None => Ok(self.clusters),
         }
     }
 
@@ -148,8 +142,8 @@ impl Parser {
     /// Passes over a line that begins so.
     fn too_long(&mut self, start: &[u8]) {
         self.look(start);
-        let names = self.clusters.iter().map(|cluster| &cluster.name);
-        if names.into_iter().any(|name| after(start, name).is_some()) {
+        let mut clusters = self.clusters.iter();
+        if clusters.any(|cluster| after(start, &cluster.name).is_some()) {
             self.error = Some(ClustersError::LineTooLong);
         }
         self.block = None;
@@ -163,7 +157,9 @@ impl Parser {
         self.look(line);
         let (subject, rest) = common(&self.before, line);
         if rest.starts_with(b"::observability_name::") {
-            self.block = self.find(subject);
+            let clusters = &self.clusters;
+            let found = clusters.binary_search_by_key(&subject, |of| of.name.as_bytes());
+            self.block = found.ok();
         }
         let name = self.block.and_then(|index| self.clusters.get(index));
         let name = name.map_or("", |cluster| &cluster.name);
@@ -224,7 +220,7 @@ impl Parser {
         let last = cluster.hosts.last().map(|host| host.address.as_bytes());
         let rest = after(&self.before, &cluster.name).unwrap_or_default();
         // A line of the last host, whose address may look like several fields.
-        if last.is_some_and(|last| is_of(rest, last)) {
+        if last.is_some_and(|last| after(rest, last).is_some()) {
             return false;
         }
         cuts(rest).any(|at| {
@@ -235,19 +231,8 @@ impl Parser {
 
     /// A line like Envoy's is `name::field::value` at least.
     fn look(&mut self, line: &[u8]) {
-        if self.seen != Seen::EnvoysText && !line.is_empty() {
-            self.seen = match cuts(line).nth(1) {
-                Some(_) => Seen::EnvoysText,
-                None => Seen::Text,
-            };
-        }
-    }
-
-    fn find(&self, name: &[u8]) -> Option<usize> {
-        let found = self
-            .clusters
-            .binary_search_by(|cluster| cluster.name.as_bytes().cmp(name));
-        found.ok()
+        self.has_text |= !line.is_empty();
+        self.is_envoys = self.is_envoys || cuts(line).nth(1).is_some();
     }
 }
 
@@ -255,21 +240,18 @@ impl Parser {
 fn common<'a>(first: &'a [u8], second: &[u8]) -> (&'a [u8], &'a [u8]) {
     let same = first.iter().zip(second).take_while(|(a, b)| a == b).count();
     let start = first.get(..same).unwrap_or_default();
-    let at = start.windows(2).rposition(|window| window == b"::");
-    first.split_at(at.unwrap_or_default())
+    first.split_at(cuts(start).next_back().unwrap_or_default())
 }
 
 /// What a line of health is of, `name::address`, and the flags. No flag has `::` in it.
 fn health(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    let at = line.windows(2).rposition(|window| window == b"::")?;
-    let (start, flags) = line.split_at(at);
+    let (start, flags) = line.split_at(cuts(line).next_back()?);
     Some((start.strip_suffix(b"::health_flags")?, flags.get(2..)?))
 }
 
 /// Whether a line gives the host name of `subject`, a `name::address`.
 fn is_hostname(line: &[u8], subject: &[u8]) -> bool {
-    line.strip_prefix(subject)
-        .is_some_and(|rest| rest.starts_with(b"::hostname::"))
+    after(line, subject).is_some_and(|rest| rest.starts_with(b"hostname::"))
 }
 
 /// Whether this is an IP address and port, as in `127.0.0.1:80` or `[::1]:80`: a host in any line of
@@ -279,19 +261,13 @@ pub fn is_ip(address: &[u8]) -> bool {
     text.is_ok_and(|text| text.parse::<SocketAddr>().is_ok())
 }
 
-/// Whether what is said of a cluster is said of the host of this address.
-fn is_of(rest: &[u8], address: &[u8]) -> bool {
-    rest.strip_prefix(address)
-        .is_some_and(|field| field.starts_with(b"::"))
-}
-
-/// What a line says of the cluster of this name, if it begins with it.
-fn after<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    line.strip_prefix(name.as_bytes())?.strip_prefix(b"::")
+/// What a line says of this, `name` or `name::address`, if it is of it.
+fn after(line: &[u8], subject: impl AsRef<[u8]>) -> Option<&[u8]> {
+    line.strip_prefix(subject.as_ref())?.strip_prefix(b"::")
 }
 
 /// Where a line has `::`.
-fn cuts(line: &[u8]) -> impl Iterator<Item = usize> {
+fn cuts(line: &[u8]) -> impl DoubleEndedIterator<Item = usize> {
     let windows = line.windows(2).enumerate();
     windows.filter_map(|(at, window)| (window == b"::").then_some(at))
 }

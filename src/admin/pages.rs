@@ -12,7 +12,7 @@
 //! which says nothing of the backend: Envoy's admin runs on its main thread, and a scrape of a large
 //! `/stats` or a large xDS update keeps that thread busy for seconds.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use healthz_core::view::{ClusterView, Override, View};
 
@@ -99,9 +99,6 @@ pub fn clusters_path(names: &[String]) -> String {
 
 /// Escapes a byte of a name for RE2, and that for a URL's query.
 fn quote(byte: u8, path: &mut String) {
-    const HEX: [char; 16] = [
-        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F',
-    ];
     if byte.is_ascii_alphanumeric() || byte == b'_' {
         return path.push(char::from(byte));
     }
@@ -109,9 +106,8 @@ fn quote(byte: u8, path: &mut String) {
     if br"\.+*?()|[]{}^$".contains(&byte) {
         path.push_str("%5C");
     }
-    path.push('%');
-    path.extend(HEX.get(usize::from(byte >> 4)));
-    path.extend(HEX.get(usize::from(byte & 15)));
+    // Writing to a String cannot fail.
+    let _ = write!(path, "%{byte:02X}");
 }
 
 /// Reads the whole reply to `/clusters`, in chunks.
@@ -166,10 +162,9 @@ fn check_status(page: Page, status: Option<u32>, good: &[u32]) -> Result<u32, Fa
 
 impl View for Report {
     fn cluster(&self, name: &str) -> Option<ClusterView<'_>> {
-        let found = self
-            .clusters
-            .binary_search_by(|cluster| cluster.name.as_str().cmp(name));
-        let cluster = self.clusters.get(found.ok()?)?;
+        let clusters = &self.clusters;
+        let found = clusters.binary_search_by_key(&name, |cluster| &cluster.name);
+        let cluster = clusters.get(found.ok()?)?;
         cluster.listed.then_some(ClusterView {
             counts: cluster.counts,
             hosts: &cluster.hosts,
@@ -213,12 +208,48 @@ impl Fault {
     }
 
     /// What is wrong with the admin.
-    pub fn cause(&self) -> impl fmt::Display {
-        Cause(self)
+    pub fn cause(&self) -> String {
+        match self {
+            Self::NoCluster(name) => {
+                format!("Envoy has no cluster {name:?}: add it, or correct admin_cluster")
+            }
+            Self::NotSent(name) => format!(
+                "cluster {name:?} (admin_cluster) has no host, or its circuit breaker is open"
+            ),
+            Self::Unreachable(page, name) => format!(
+                "cannot reach the admin through cluster {name:?} ({page}: 503): compare its address with \
+                 admin.address, and see its circuit breakers"
+            ),
+            Self::Status(Page::Clusters, 403) => {
+                "/clusters answered 403: allow_paths must have \"prefix: /clusters\" (\"exact\" does not \
+                 match its query)"
+                    .to_owned()
+            }
+            Self::Status(page, 403) => {
+                format!("{page} answered 403: allow_paths must have \"exact: {page}\"")
+            }
+            Self::Status(page, status) => {
+                format!("{page} answered {status}, which Envoy's admin does not: {COMPARE}")
+            }
+            Self::NotEnvoys(page) => {
+                format!("{page} answered 200 with a text that is not Envoy's: {COMPARE}")
+            }
+            Self::Starting(state) => format!(
+                "/ready answered {state}: Envoy is starting, or it is the new process of a hot restart"
+            ),
+            Self::TimedOut(page) => format!("{page} did not answer within admin_timeout_ms"),
+            Self::CutOff(Page::Clusters) => {
+                "the reply to /clusters was lost after its headers: cut off, too slow, or over 32 MiB, \
+                 which is the most that Envoy gives a filter"
+                    .to_owned()
+            }
+            Self::CutOff(page) => {
+                format!("the reply to {page} was lost after its headers: cut off or too slow")
+            }
+            Self::Clusters(error) => error.to_string(),
+        }
     }
 }
-
-struct Cause<'a>(&'a Fault);
 
 impl fmt::Display for Page {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -232,53 +263,6 @@ impl fmt::Display for Page {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "admin: {}", self.cause())
-    }
-}
-
-impl fmt::Display for Cause<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Fault::NoCluster(name) => write!(
-                f,
-                "Envoy has no cluster {name:?}: add it, or correct admin_cluster"
-            ),
-            Fault::NotSent(name) => write!(
-                f,
-                "cluster {name:?} (admin_cluster) has no host, or its circuit breaker is open"
-            ),
-            Fault::Unreachable(page, name) => write!(
-                f,
-                "cannot reach the admin through cluster {name:?} ({page}: 503): compare its address with \
-                 admin.address, and see its circuit breakers"
-            ),
-            Fault::Status(Page::Clusters, 403) => f.write_str(
-                "/clusters answered 403: allow_paths must have \"prefix: /clusters\" (\"exact\" does not \
-                 match its query)",
-            ),
-            Fault::Status(page, 403) => {
-                write!(f, "{page} answered 403: allow_paths must have \"exact: {page}\"")
-            }
-            Fault::Status(page, status) => {
-                write!(f, "{page} answered {status}, which Envoy's admin does not: {COMPARE}")
-            }
-            Fault::NotEnvoys(page) => {
-                write!(f, "{page} answered 200 with a text that is not Envoy's: {COMPARE}")
-            }
-            Fault::Starting(state) => write!(
-                f,
-                "/ready answered {state}: Envoy is starting, or it is the new process of a hot restart"
-            ),
-            Fault::TimedOut(page) => write!(f, "{page} did not answer within admin_timeout_ms"),
-            Fault::CutOff(Page::Clusters) => f.write_str(
-                "the reply to /clusters was lost after its headers: cut off, too slow, or over 32 MiB, \
-                 which is the most that Envoy gives a filter",
-            ),
-            Fault::CutOff(page) => write!(
-                f,
-                "the reply to {page} was lost after its headers: cut off or too slow"
-            ),
-            Fault::Clusters(error) => error.fmt(f),
-        }
     }
 }
 

@@ -50,16 +50,10 @@ pub fn write_snapshot(report: &Report, sent: Duration) -> String {
             if !clusters::is_ip(host.address.as_bytes()) {
                 let _ = writeln!(text, "{}::{}::hostname::", cluster.name, host.address);
             }
-            let _ = write!(text, "{}::{}::health_flags::", cluster.name, host.address);
-            let start = text.len();
-            for flag in host.flags.names() {
-                let _ = write!(text, "/{flag}");
-            }
-            text.push_str(if text.len() == start {
-                "healthy\n"
-            } else {
-                "\n"
-            });
+            let flags: String = host.flags.names().flat_map(|flag| ["/", flag]).collect();
+            let flags = if flags.is_empty() { "healthy" } else { &flags };
+            let (name, address) = (&cluster.name, &host.address);
+            let _ = writeln!(text, "{name}::{address}::health_flags::{flags}");
         }
     }
     text

@@ -43,15 +43,19 @@ pub const LONGEST_WAIT: Duration = Duration::from_millis(100);
 /// `T` is what a good reply yields, `F` why there was none, `W` what a waiting probe wants.
 #[derive(Debug)]
 pub struct Snapshots<T, F, W> {
-    timing: Timing,
+    /// The bounds.
+    pub timing: Timing,
     /// The last good one.
-    good: Option<Snapshot<T>>,
-    /// The last call, if it failed.
-    failure: Option<Failure<F>>,
+    good: Option<Rc<Snapshot<T>>>,
+    /// When the last call was sent, if it failed, and why it did.
+    failure: Option<(Duration, Rc<F>)>,
     /// When the call was sent that had a wrong reply: nothing older is trusted.
     distrusted: Option<Duration>,
-    call: Call,
-    /// Sorted by id.
+    /// When the call under way was sent.
+    call: Option<Duration>,
+    /// Whether a probe has started a call that is not sent yet.
+    started: bool,
+    /// As they came.
     waiting: Vec<Waiting<W>>,
 }
 
@@ -61,16 +65,16 @@ pub struct Snapshot<T> {
     /// When the call was sent: what the admin said can be no older.
     pub sent: Duration,
     /// What it said.
-    pub report: Rc<T>,
+    pub report: T,
 }
 
 /// What a probe is answered from.
 #[derive(Debug)]
 pub enum Knowledge<T, F> {
     /// A snapshot that is young enough, or that came just now.
-    Fresh(Snapshot<T>),
+    Fresh(Rc<Snapshot<T>>),
     /// The last good snapshot, because the admin is silent or slow; why, if a refresh has failed since.
-    Stale(Snapshot<T>, Option<Rc<F>>),
+    Stale(Rc<Snapshot<T>>, Option<Rc<F>>),
     /// Nothing is known; why.
     Nothing(Rc<F>),
 }
@@ -86,55 +90,32 @@ pub enum Outcome<T, F> {
     Wrong(F),
 }
 
-/// What becomes of a probe.
-#[derive(Debug)]
-pub enum Probe<T, F, W> {
-    /// It is answered now.
-    Answer(W, Knowledge<T, F>),
-    /// It waits, and a refresh must be started.
-    Start,
-    /// It waits for a refresh that somebody else has started.
-    Wait,
-}
-
-/// What the end of a call leads to.
+/// Probes that need not wait any longer.
 #[derive(Debug)]
 pub struct Completed<T, F, W> {
-    /// What is known now, and what those who waited are answered from.
+    /// What is known now, and what they are answered from.
     pub knowledge: Knowledge<T, F>,
-    /// Those who waited: their ids and what they want.
-    pub waiting: Vec<(u32, W)>,
+    /// Who they are.
+    pub waiting: Vec<Waiting<W>>,
+    /// Whether a call has ended as well, and if so, whether it was good.
+    pub refreshed: Option<bool>,
 }
 
+/// A probe that waits.
 #[derive(Debug)]
-struct Failure<F> {
-    sent: Duration,
-    fault: Rc<F>,
+pub struct Waiting<W> {
+    /// Its own as long as it waits.
+    pub id: u32,
+    /// When it came.
+    pub since: Duration,
+    /// What it wants.
+    pub probe: W,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Call {
-    None,
-    /// To be sent, and not sent yet.
-    Wanted,
-    /// Sent at this time.
-    Sent(Duration),
-}
-
-#[derive(Debug)]
-struct Waiting<W> {
-    id: u32,
-    since: Duration,
-    probe: W,
-}
-
-impl<T, F> Knowledge<T, F> {
-    /// How old it is; zero if nothing is known.
+impl<T> Snapshot<T> {
+    /// How old it is.
     pub fn age(&self, now: Duration) -> Duration {
-        match self {
-            Self::Fresh(snapshot) | Self::Stale(snapshot, _) => now.saturating_sub(snapshot.sent),
-            Self::Nothing(_) => Duration::ZERO,
-        }
+        now.saturating_sub(self.sent)
     }
 }
 
@@ -146,41 +127,49 @@ impl<T, F, W> Snapshots<T, F, W> {
             good: None,
             failure: None,
             distrusted: None,
-            call: Call::None,
+            call: None,
+            started: false,
             waiting: Vec::new(),
         }
     }
 
-    /// A probe has come; `id` is its own as long as it waits.
-    pub fn probe(&mut self, id: u32, probe: W, now: Duration) -> Probe<T, F, W> {
-        if let Some(knowledge) = self.at_hand(now) {
-            return Probe::Answer(probe, knowledge);
+    /// What answers a probe at once; without that it waits.
+    pub fn at_hand(&self, now: Duration) -> Option<Knowledge<T, F>> {
+        if let Some(good) = self.good.as_ref()
+            && self.is_young(good, now)
+        {
+            return Some(Knowledge::Fresh(Rc::clone(good)));
         }
-        let place = self.place(id).unwrap_or_else(|free| free);
+        let (sent, fault) = self.failure.as_ref()?;
+        if now.saturating_sub(*sent) >= self.timing.max_age.min(LONGEST_FAILURE) {
+            return None;
+        }
+        // After a wrong reply there is nothing to fall back to.
+        let nothing = || Knowledge::Nothing(Rc::clone(fault));
+        Some(self.fallback(now).unwrap_or_else(nothing))
+    }
+
+    /// Makes a probe wait; whether a call is to be started for it.
+    pub fn wait(&mut self, id: u32, probe: W, now: Duration) -> bool {
         let since = now;
-        self.waiting.insert(place, Waiting { id, since, probe });
-        if self.call == Call::None {
-            self.call = Call::Wanted;
-            Probe::Start
-        } else {
-            Probe::Wait
-        }
+        self.waiting.push(Waiting { id, since, probe });
+        self.call.is_none() && !std::mem::replace(&mut self.started, true)
     }
 
     /// The probe's client has gone away.
     pub fn cancel(&mut self, id: u32) {
-        if let Ok(place) = self.place(id) {
+        let place = self.waiting.iter().rposition(|waiting| waiting.id == id);
+        if let Some(place) = place {
             self.waiting.remove(place);
         }
     }
 
     /// Whether a call may be sent now; if so, it counts as sent.
     pub fn send(&mut self, now: Duration) -> bool {
-        if matches!(self.call, Call::Sent(_)) {
-            return false;
-        }
-        self.call = Call::Sent(now);
-        true
+        let may = self.call.is_none();
+        self.call.get_or_insert(now);
+        self.started = false;
+        may
     }
 
     /// The call that was sent has ended: everybody who waits is answered. `None` if it was given up.
@@ -189,42 +178,39 @@ impl<T, F, W> Snapshots<T, F, W> {
         outcome: Outcome<T, F>,
         now: Duration,
     ) -> Option<Completed<T, F, W>> {
-        let Call::Sent(sent) = self.call else {
-            return None;
-        };
-        self.call = Call::None;
+        let sent = self.call.take()?;
+        let refreshed = Some(matches!(outcome, Outcome::Good(_)));
         let younger = self.good.as_ref().filter(|good| good.sent > sent);
         let knowledge = match (outcome, younger) {
-            (Outcome::Good(_), Some(younger)) => Knowledge::Fresh(younger.clone()),
-            (Outcome::Wrong(_), Some(younger)) if self.is_young(younger.sent, now) => {
-                Knowledge::Fresh(younger.clone())
+            (Outcome::Good(_), Some(younger)) => Knowledge::Fresh(Rc::clone(younger)),
+            (Outcome::Wrong(_), Some(younger)) if self.is_young(younger, now) => {
+                Knowledge::Fresh(Rc::clone(younger))
             }
             (Outcome::Good(report), None) => {
-                let good = Snapshot::new(sent, report);
-                self.good = Some(good.clone());
+                let good = Rc::new(Snapshot { sent, report });
+                self.good = Some(Rc::clone(&good));
                 self.failure = None;
                 Knowledge::Fresh(good)
             }
-            (Outcome::Silence(fault), _) => {
-                let fault = self.fail(sent, fault);
-                self.fallback(now).unwrap_or(Knowledge::Nothing(fault))
-            }
+            (Outcome::Silence(fault), _) => self.fail(sent, fault, now),
             (Outcome::Wrong(fault), _) => {
                 self.good = None;
                 self.distrusted = Some(sent);
-                Knowledge::Nothing(self.fail(sent, fault))
+                self.fail(sent, fault, now)
             }
         };
-        let waiting = self.waiting.drain(..);
-        let waiting = waiting.map(|waiting| (waiting.id, waiting.probe)).collect();
-        Some(Completed { knowledge, waiting })
+        Some(Completed {
+            knowledge,
+            waiting: std::mem::take(&mut self.waiting),
+            refreshed,
+        })
     }
 
     /// Takes over a snapshot that another worker has made, if it is younger than our own, and than the last
     /// wrong reply.
     pub fn adopt(&mut self, sent: Duration, report: T) {
-        if self.has_none_younger_than(sent) && self.distrusted.is_none_or(|wrong| wrong < sent) {
-            self.good = Some(Snapshot::new(sent, report));
+        if Some(sent) > self.sent() && Some(sent) > self.distrusted {
+            self.good = Some(Rc::new(Snapshot { sent, report }));
         }
     }
 
@@ -233,47 +219,36 @@ impl<T, F, W> Snapshots<T, F, W> {
         self.failure = None;
     }
 
-    /// Whether a snapshot whose call was sent then is younger than our own.
-    pub fn has_none_younger_than(&self, sent: Duration) -> bool {
-        self.good.as_ref().is_none_or(|own| own.sent < sent)
-    }
-
-    /// Whether our own snapshot is this old, or there is none.
-    pub fn is_older_than(&self, age: Duration, now: Duration) -> bool {
-        self.good
-            .as_ref()
-            .is_none_or(|own| now.saturating_sub(own.sent) >= age)
-    }
-
-    /// Whether a good snapshot is at hand should the admin be silent.
-    pub fn has_fallback(&self, now: Duration) -> bool {
-        self.fallback(now).is_some()
+    /// When the call of our own snapshot was sent; `None` without one.
+    pub fn sent(&self) -> Option<Duration> {
+        self.good.as_ref().map(|good| good.sent)
     }
 
     /// Whether the call that was sent has been silent for so long that its end will never come.
     pub fn is_lost(&self, now: Duration) -> bool {
         let limit = self.timing.timeout + GRACE;
-        matches!(self.call, Call::Sent(sent) if now.saturating_sub(sent) >= limit)
+        self.call
+            .is_some_and(|sent| now.saturating_sub(sent) >= limit)
     }
 
     /// Takes out the probes that need not wait any longer, and what they are answered from.
     pub fn overdue(&mut self, now: Duration) -> Option<Completed<T, F, W>> {
-        let (knowledge, wait) = match (self.at_hand(now), self.fallback(now)) {
-            (Some(knowledge), _) => (knowledge, Duration::ZERO),
-            (None, Some(knowledge)) => (knowledge, LONGEST_WAIT),
-            (None, None) => return None,
+        let (knowledge, wait) = match self.at_hand(now) {
+            Some(knowledge) => (knowledge, Duration::ZERO),
+            None => (self.fallback(now)?, LONGEST_WAIT),
         };
         let over = |waiting: &mut Waiting<W>| now.saturating_sub(waiting.since) >= wait;
-        let waiting = self.waiting.extract_if(.., over);
-        let waiting = waiting.map(|waiting| (waiting.id, waiting.probe)).collect();
-        Some(Completed { knowledge, waiting })
+        Some(Completed {
+            knowledge,
+            waiting: self.waiting.extract_if(.., over).collect(),
+            refreshed: None,
+        })
     }
 
     /// When the next waiting probe becomes overdue; `None` if none waits or none ever will.
     pub fn next_overdue(&self, now: Duration) -> Option<Duration> {
         self.fallback(now)?;
-        let first = self.waiting.iter().map(|waiting| waiting.since).min()?;
-        Some(first + LONGEST_WAIT)
+        Some(self.waiting.first()?.since + LONGEST_WAIT)
     }
 
     /// Whether somebody waits.
@@ -281,70 +256,29 @@ impl<T, F, W> Snapshots<T, F, W> {
         !self.waiting.is_empty()
     }
 
-    /// What answers without asking.
-    fn at_hand(&self, now: Duration) -> Option<Knowledge<T, F>> {
-        if let Some(good) = self.good.as_ref()
-            && self.is_young(good.sent, now)
-        {
-            return Some(Knowledge::Fresh(good.clone()));
-        }
-        let failure = self.failure.as_ref()?;
-        if now.saturating_sub(failure.sent) >= self.timing.max_age.min(LONGEST_FAILURE) {
-            return None;
-        }
-        // After a wrong reply there is nothing to fall back to.
-        let nothing = || Knowledge::Nothing(Rc::clone(&failure.fault));
-        Some(self.fallback(now).unwrap_or_else(nothing))
-    }
-
-    fn is_young(&self, sent: Duration, now: Duration) -> bool {
-        now.saturating_sub(sent) < self.timing.max_age
+    fn is_young(&self, good: &Snapshot<T>, now: Duration) -> bool {
+        good.age(now) < self.timing.max_age
     }
 
     /// The last good snapshot, if it may answer while the admin is silent.
     fn fallback(&self, now: Duration) -> Option<Knowledge<T, F>> {
         let good = self.good.as_ref()?;
-        if now.saturating_sub(good.sent) >= self.timing.max_stale {
+        if good.age(now) >= self.timing.max_stale {
             return None;
         }
-        if self.is_young(good.sent, now) {
-            return Some(Knowledge::Fresh(good.clone()));
+        if self.is_young(good, now) {
+            return Some(Knowledge::Fresh(Rc::clone(good)));
         }
         let failure = self.failure.as_ref();
-        let failure = failure.filter(|failure| failure.sent >= good.sent);
-        let fault = failure.map(|failure| Rc::clone(&failure.fault));
-        Some(Knowledge::Stale(good.clone(), fault))
+        let failure = failure.filter(|(sent, _)| *sent >= good.sent);
+        let fault = failure.map(|(_, fault)| Rc::clone(fault));
+        Some(Knowledge::Stale(Rc::clone(good), fault))
     }
 
-    fn fail(&mut self, sent: Duration, fault: F) -> Rc<F> {
+    fn fail(&mut self, sent: Duration, fault: F, now: Duration) -> Knowledge<T, F> {
         let fault = Rc::new(fault);
-        self.failure = Some(Failure {
-            sent,
-            fault: Rc::clone(&fault),
-        });
-        fault
-    }
-
-    /// Where this probe waits, or where it would.
-    fn place(&self, id: u32) -> Result<usize, usize> {
-        self.waiting.binary_search_by_key(&id, |waiting| waiting.id)
-    }
-}
-
-impl<T> Snapshot<T> {
-    /// What came of a call that was sent then.
-    pub fn new(sent: Duration, report: T) -> Self {
-        let report = Rc::new(report);
-        Self { sent, report }
-    }
-}
-
-impl<T> Clone for Snapshot<T> {
-    fn clone(&self) -> Self {
-        Self {
-            sent: self.sent,
-            report: Rc::clone(&self.report),
-        }
+        self.failure = Some((sent, Rc::clone(&fault)));
+        self.fallback(now).unwrap_or(Knowledge::Nothing(fault))
     }
 }
 
@@ -494,7 +428,7 @@ mod tests {
         }
 
         fn note_fallback(&mut self) {
-            let at_hand = self.snapshots.has_fallback(self.time());
+            let at_hand = self.snapshots.fallback(self.time()).is_some();
             for (_, since) in self.waiting.values_mut() {
                 *since = match (at_hand, *since) {
                     (true, None) => Some(self.now),
@@ -507,8 +441,8 @@ mod tests {
         /// Whatever is answered from is young enough, and not older than a wrong reply.
         fn check_age(&self, knowledge: &Knowledge<u64, ()>, just_sent: Option<u64>) {
             let (sent, limit) = match knowledge {
-                Knowledge::Fresh(snapshot) => (*snapshot.report, self.max_age),
-                Knowledge::Stale(snapshot, _) => (*snapshot.report, self.max_stale),
+                Knowledge::Fresh(snapshot) => (snapshot.report, self.max_age),
+                Knowledge::Stale(snapshot, _) => (snapshot.report, self.max_stale),
                 Knowledge::Nothing(_) => return,
             };
             let age = self.now - sent;
@@ -525,14 +459,12 @@ mod tests {
         fn probe(&mut self) {
             let id = self.next_id;
             self.next_id += 1;
-            match self.snapshots.probe(id, (), self.time()) {
-                Probe::Answer((), knowledge) => {
-                    self.check_age(&knowledge, None);
-                    self.answered.push(id);
-                }
-                Probe::Start | Probe::Wait => {
-                    self.waiting.insert(id, (self.now, None));
-                }
+            if let Some(knowledge) = self.snapshots.at_hand(self.time()) {
+                self.check_age(&knowledge, None);
+                self.answered.push(id);
+            } else {
+                self.snapshots.wait(id, (), self.time());
+                self.waiting.insert(id, (self.now, None));
             }
         }
 
@@ -554,7 +486,7 @@ mod tests {
                 End::Silence => Outcome::Silence(()),
                 End::Wrong => Outcome::Wrong(()),
             };
-            let had_fallback = self.snapshots.has_fallback(self.time());
+            let had_fallback = self.snapshots.fallback(self.time()).is_some();
             let Some(completed) = self.snapshots.complete(outcome, self.time()) else {
                 // Too late: it was given up.
                 return;
@@ -606,8 +538,8 @@ mod tests {
             }
         }
 
-        fn answer(&mut self, probes: Vec<(u32, ())>) {
-            for (id, ()) in probes {
+        fn answer(&mut self, probes: Vec<Waiting<()>>) {
+            for Waiting { id, .. } in probes {
                 assert!(self.waiting.remove(&id).is_some(), "{id} does not wait");
                 self.answered.push(id);
             }
@@ -662,7 +594,7 @@ mod tests {
         fn at_hand(&mut self) -> Result<Option<u64>, ()> {
             match self.snapshots.at_hand(self.time()).ok_or(())? {
                 Knowledge::Fresh(snapshot) | Knowledge::Stale(snapshot, _) => {
-                    Ok(Some(*snapshot.report))
+                    Ok(Some(snapshot.report))
                 }
                 Knowledge::Nothing(_) => Ok(None),
             }
@@ -739,10 +671,10 @@ mod tests {
         world.now = 500;
         world.refresh(End::Wrong);
         world.happen(Event::Share(1));
-        assert!(!world.snapshots.has_fallback(world.time()));
+        assert!(world.snapshots.fallback(world.time()).is_none());
         world.now = 600;
         world.happen(Event::Share(1));
-        assert!(world.snapshots.has_fallback(world.time()));
+        assert!(world.snapshots.fallback(world.time()).is_some());
     }
 
     /// A stale answer rests on a failed refresh only if one has failed since: a slow one has not.

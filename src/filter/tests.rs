@@ -285,6 +285,19 @@ fn one_call_answers_all_who_wait() {
 }
 
 #[test]
+fn probes_that_come_and_go_wake_the_root_once() {
+    let world = worker(&Process::new(), "");
+    for id in 1..=5 {
+        assert_eq!(world.probe("/healthz"), None);
+        world.filter.borrow_mut().cancel(id);
+    }
+    assert_eq!(world.worker.wakes.get(), 1);
+    world.woken();
+    world.reply(Some(200), DOWN);
+    assert_eq!(*world.worker.answers.borrow(), []);
+}
+
+#[test]
 fn a_lost_wake_up_is_made_good_by_the_tick() {
     let world = worker(&Process::new(), "");
     assert_eq!(world.probe("/healthz"), None);
