@@ -264,7 +264,12 @@ impl Waiting {
                     let client = client(version);
                     match self.probe(&row, &client, version, size, shape).await {
                         200 => (),
-                        413 if may_be_refused => return false,
+                        413 if may_be_refused => {
+                            // The next probe would wait for the call that this one began.
+                            let active = "cluster.local_admin.upstream_rq_active";
+                            self.envoy.wait_for_stat(active, 0).await;
+                            return false;
+                        }
                         status => panic!("{row}: {status}"),
                     }
                     // On a busy machine the answer may go out before all of the body has come.
