@@ -13,7 +13,7 @@ CHECK_JSONSCHEMA := 0.39.0
 GRPCIO := 1.85.1
 
 # Tests wait most of their time, for Envoy to see what they did.
-export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
+export RUST_TEST_THREADS ?= $(shell echo $$((3 * $$(nproc))))
 
 # Every target but the files of .tools is a command.
 .PHONY: $(shell sed -n 's/^\([a-z][a-z0-9-]*\):.*/\1/p' Makefile)
