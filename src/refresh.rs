@@ -315,7 +315,7 @@ impl<W> Refresh<W> {
         if now < due {
             return false;
         }
-        let mut wait = interval;
+        let mut wait = LOOK_PERIOD;
         let renews = update_shared(envoy, &self.key_of("lease"), |record| {
             match shared::lease(record, millis(now), millis(interval)) {
                 Lease::Taken(left) => {
@@ -325,6 +325,9 @@ impl<W> Refresh<W> {
                 Lease::Free(lease) => Some(lease),
             }
         });
+        if renews {
+            wait = interval;
+        }
         self.renewal = Some(now + wait + Duration::from_millis(1));
         renews
     }
