@@ -7,8 +7,8 @@
 //! 3. [`filter`]: a request, to its answer. Its configuration is [`healthz_core::config::module`].
 //! 4. [`grpc`]: `grpc.health.v1.Health`: its wire format, calls and open Watches.
 //! 5. [`source`]: what the worker knows of the clusters, as the core's view.
-//! 6. [`drain`]: whether Envoy drains, for open Watches only. Probes and calls are refused by Envoy's own
-//!    health_check filter; [`filter`] notes which, and [`grpc`] sends it to the Watches.
+//! 6. [`drain`]: whether Envoy drains, for open Watches only. In a drain Envoy's own health_check filter refuses
+//!    probes and calls before they reach us: [`filter`] notes each refusal, and [`grpc`] tells the open Watches.
 //! 7. [`recorder`]: what is said of answers, once for all workers: in the log, and by [`stats`].
 //! 8. [`shared`] and [`clock`]: what configurations of one name share, and the one clock.
 //!

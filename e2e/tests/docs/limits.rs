@@ -206,10 +206,14 @@ pub fn local_replies_and_module(
         ),
         (page, format!("| under {wasm_most} KB |")),
     ];
-    if let Some(bytes) = built("libenvoy_healthz.so") {
-        let about = format!("about {} KB", (bytes + 5000) / 10_000 * 10);
-        rows.extend([(page, about.clone()), ("docs/gke.md", about)]);
-    }
+    let about = match built("libenvoy_healthz.so") {
+        Some(bytes) => format!("about {} KB", (bytes + 5000) / 10_000 * 10),
+        None => {
+            println!("the module's size: SKIPPED, it is not built; `make test` builds it");
+            found("docs/gke.md", r"(about \d+ KB)")
+        }
+    };
+    rows.extend([(page, about.clone()), ("docs/gke.md", about)]);
     if let Some(bytes) = built("envoy_healthz.wasm") {
         assert!(bytes < wasm_most.parse::<u64>().unwrap() * 1000);
     }
