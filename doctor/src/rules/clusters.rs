@@ -190,7 +190,7 @@ fn panic_threshold<'t>(case: &Case<'t>) -> Vec<Finding<'t>> {
             ours.title()
         );
         let then = format!(
-            "fewer than {threshold} % of the hosts alive: 200, while calls go to the dead ones as well"
+            "while fewer than {threshold} % of the hosts are alive, Envoy sends calls to dead ones as well, and the probe is 200"
         );
         let node = cluster
             .node

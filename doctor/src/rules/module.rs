@@ -153,7 +153,7 @@ fn no_drain<'t>(case: &Case<'t>) -> Vec<Finding<'t>> {
     let without = walked.filter(|endpoint| drain_filter(endpoint).is_none());
     let finding = |endpoint: &'t Endpoint<'t>| {
         let what = format!(
-            "{}: nothing before the module fails while Envoy drains",
+            "{}: no health_check filter before the module is on for its route, to fail while Envoy drains",
             endpoint.path
         );
         Finding::warning(endpoint.way.route().unwrap_or(endpoint.node), what)

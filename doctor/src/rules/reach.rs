@@ -154,10 +154,10 @@ fn no_host<'t>(case: &Case<'t>, endpoint: &'t Endpoint<'t>) -> Vec<Finding<'t>> 
         .list("virtual_hosts")
         .find_map(|host| host.get("domains"));
     let host = match &case.options.host {
-        Some(host) => format!("the host {host:?}"),
-        None => "an address as host".to_owned(),
+        Some(host) => format!("the Host header {host:?}"),
+        None => "a Host header with an IP address".to_owned(),
     };
-    let what = format!("{}: no virtual host takes {host}", endpoint.path);
+    let what = format!("{}: no virtual host matches {host}", endpoint.path);
     let severity = if case.options.prober.is_some() {
         Severity::Error
     } else {
