@@ -11,6 +11,7 @@ use crate::{curl, sources};
 
 /// Where nothing listens.
 const NOWHERE: &str = "127.0.0.1:1";
+
 /// Runs a program and gives its exit status and what it says. Nothing if it is not here: with STRICT=1, as in
 /// .ci/run, that is a fault.
 fn run(folder: &Path, program: &str, arguments: &[&str]) -> Option<(i32, String)> {
@@ -61,7 +62,7 @@ pub fn check(folder: &Path, page: &str, words: &[&str]) -> Result<(), String> {
         "make" => make(folder, arguments),
         "cargo" => cargo(folder, arguments),
         "curl" => {
-            let nowhere = ["--connect-to", "::127.0.0.1:1"];
+            let nowhere = ["--connect-to", &format!("::{NOWHERE}")];
             takes(folder, "curl", &[arguments, &nowhere].concat())?;
             curl::is_served(page, arguments)
         }
@@ -129,6 +130,7 @@ pub fn check(folder: &Path, page: &str, words: &[&str]) -> Result<(), String> {
 fn envoy(folder: &Path, arguments: &[&str]) -> Result<(), String> {
     let envoy = std::env::var("ENVOY").unwrap_or_default();
     if !(Path::new(&envoy).exists() && root().join("dist/envoy_healthz.wasm").exists()) {
+        eprintln!("SKIPPED, Envoy or the filter is not built: {arguments:?}");
         return Ok(());
     }
     let mut words = arguments.to_vec();
