@@ -72,12 +72,15 @@ pub fn replace_file(path: &Path, content: &serde_json::Value) {
 /// Polls until `probe` gives a value; panics with `what` when [`DEADLINE`] has passed.
 pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let start = Instant::now();
+    let mut pause = Duration::from_millis(10);
     loop {
         if let Some(value) = probe().await {
             return value;
         }
         assert!(start.elapsed() < DEADLINE, "waited in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(pause).await;
+        // To poll costs what other tests could use.
+        pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
 

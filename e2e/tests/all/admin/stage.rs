@@ -162,16 +162,27 @@ impl Running {
         self.wait_for_record(status).await;
     }
 
-    /// Probes until this is recorded: what follows another change within a second is so by a later answer.
+    /// Probes until this is recorded, of the endpoint and of its admin: what follows another change within a
+    /// second is so by a later answer, and one that the admin is only slow for says nothing of the admin.
     async fn wait_for_record(&self, status: u16) {
         let name = self.name();
-        let page = format!("/stats?filter=healthy.filter.{name}.path");
-        let end = format!(": {}", u8::from(status == 200));
-        until(&format!("{name}: {status} is recorded"), async || {
-            self.status().await;
-            self.admin.get(&page).await.body.trim_end().ends_with(&end)
-        })
-        .await;
+        let healthy = status == 200;
+        // A whole page without our cluster is no fault of the admin's.
+        let admin_up = healthy || self.row.cause == super::UNKNOWN;
+        for (gauge, value) in [
+            (format!("healthy.filter.{name}.path"), healthy),
+            (format!("admin_up.filter.{name}$"), admin_up),
+        ] {
+            let (page, end) = (
+                format!("/stats?filter={gauge}"),
+                format!(": {}", u8::from(value)),
+            );
+            until(&format!("{gauge}{end} is recorded"), async || {
+                self.status().await;
+                self.admin.get(&page).await.body.trim_end().ends_with(&end)
+            })
+            .await;
+        }
     }
 
     /// The status of each of many probes at once, on all workers, and how long it took.
@@ -186,6 +197,12 @@ impl Running {
             });
         }
         probes.join_all().await
+    }
+
+    /// Whether each of many probes at once is answered 503.
+    pub async fn is_broken_on_all_workers(&self) -> bool {
+        let answers = self.at_once().await;
+        answers.iter().all(|(status, _)| *status == 503)
     }
 
     /// One by one and many at once, every probe is answered 503, each within one call's time.
