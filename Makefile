@@ -52,9 +52,9 @@ dist: wasm echo-server
 
 echo-server:
 	rustup target add $(MUSL)
-	RUSTFLAGS="$(REMAP)" cargo build --quiet --locked --profile tool --package echo-server --target $(MUSL)
+	RUSTFLAGS="$(REMAP)" cargo build --quiet --locked --profile backend --package echo-server --target $(MUSL)
 	@mkdir -p dist
-	install -C target/$(MUSL)/tool/echo-server dist/
+	install -C target/$(MUSL)/backend/echo-server dist/
 
 test-compose: build dist ## docker-compose.yml and Dockerfile with a real Docker engine
 	@docker info >/dev/null 2>&1 || $(call SKIP,test-compose,no Docker engine answers) && \
@@ -184,7 +184,7 @@ lint: tools gke-tools ## formatting, clippy, and what the documents name
 	cargo fmt --manifest-path e2e/fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- --deny warnings
 	@# The tests that `cargo test` leaves out.
-	cargo clippy --locked --package e2e --test compose --test release -- --deny warnings
+	cargo clippy --locked --package e2e --test compose --test docs --test release -- --deny warnings
 	cargo clippy --locked --package envoy-healthz --target wasm32-wasip1 -- --deny warnings
 	cargo test --quiet --locked --package e2e --test docs
 	@# No error and no warning in what we ship and show.

@@ -515,7 +515,9 @@ mod tests {
     #[test]
     fn names_that_could_forge_a_line() {
         let control = "must not contain a control character";
-        for bad in ["\\n", "\\u0000", "\\u007f", "\\u0085"] {
+        for bad in [
+            "\\n", "\\r", "\\t", "\\u0000", "\\u001b", "\\u007f", "\\u0085",
+        ] {
             refused(
                 Config::parse(clusters(&[format!("\"c{bad}x\"")]).as_bytes()),
                 &format!("endpoints[0].clusters[0]: {control}"),

@@ -27,11 +27,12 @@ async fn a_good_one_is_taken(build: Build) {
     odd["endpoints"][0]["clusters"] = json!(["a::b [c] \"d\" \u{e9}"]);
     let mut liveness = smallest();
     liveness["endpoints"][0]["clusters"] = json!([]);
-    for configuration in [smallest(), named, odd, liveness] {
-        let listener = listener(10_000, [build.filter(&configuration)]);
-        let (good, log) = Config::new().listener(listener).validate();
-        assert!(good, "{configuration}: {log}");
-    }
+    let listener = |(port, configuration)| listener(port, [build.filter(&configuration)]);
+    let listeners = (10_000..)
+        .zip([smallest(), named, odd, liveness])
+        .map(listener);
+    let (good, log) = Config::new().listeners(listeners).validate();
+    assert!(good, "{log}");
 }
 
 async fn a_bad_one_is_refused_with_its_line(build: Build) {
@@ -109,11 +110,8 @@ async fn a_control_character_in_a_name_is_refused(build: Build) {
     };
     let cluster = "/endpoints/0/clusters/0";
     let cluster_line = "envoy-healthz: endpoints[0].clusters[0]: must not contain a control";
-    for char in ['\r', '\t', '\u{0}', '\u{1b}', '\u{7f}', '\u{85}'] {
-        let name = format!("a{char}b");
-        let line = format!("{cluster_line} character, got {name:?}");
-        refused(with(cluster, json!(name)), &line);
-    }
+    let line = format!("{cluster_line} character, got \"a\\u{{85}}b\"");
+    refused(with(cluster, json!("a\u{85}b")), &line);
     let name = format!("a{FORGED}");
     let rule = json!({"name": name, "min_healthy": 2});
     let (path, with_slash) = ("/endpoints/0/path", format!("/{name}"));
