@@ -179,7 +179,7 @@ bench: build bench-tools ## the filter beside Envoy's own and the Lua script, me
 	$(if $(BENCH),,cargo build --quiet --locked --release --package echo-server)
 	target/debug/bench $(BENCH)
 
-lint: tools gke-tools ## formatting, clippy, and what the documents name
+lint: tools gke-tools wasm envoy ## formatting, clippy, and what the documents name
 	cargo fmt --all --check
 	cargo fmt --manifest-path e2e/fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- --deny warnings

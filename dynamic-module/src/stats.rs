@@ -3,7 +3,7 @@
 //!
 //! To add to a counter with labels costs Envoy as much as a twentieth of the whole probe. So probes and
 //! Checks are counted here, and what has come is handed over by one that finds the last time
-//! [`HAND_OVER`] ago: at once where probes are rare, and a hundred times a second in a flood.
+//! [`HAND_OVER`] ago: at once where probes are rare, and twenty times a second in a flood.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,7 +15,7 @@ use healthz_core::judgement::Health;
 use crate::envoy::{Metric, Request, Setup};
 
 /// How long what is counted may wait for the next probe or Check, in milliseconds.
-const HAND_OVER: u64 = 10;
+const HAND_OVER: u64 = 50;
 
 /// What is counted and shown of a configuration's endpoints.
 pub struct Stats {

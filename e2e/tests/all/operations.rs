@@ -153,8 +153,8 @@ async fn logs_and_stats(build: Build) {
     for _ in 0..4 {
         envoy.prober.send(Method::POST, "/healthz", &[]).await;
     }
-    // The module counts probes with the first one that comes 10 ms after it did so last.
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    // The module counts probes with the first one that comes 50 ms after it did so last.
+    tokio::time::sleep(Duration::from_millis(60)).await;
     envoy.get("/livez").await;
     let failed = format!(": 127.0.0.1:{live} failed_active_hc");
     check_log(&envoy, build.of_hosts(&failed));

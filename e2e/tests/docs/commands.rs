@@ -135,7 +135,7 @@ fn folder() -> TempDir {
         .current_dir(root())
         .status();
     assert!(copied.unwrap().success());
-    let wasm = root().join("dist/envoy_healthz.wasm");
+    let wasm = e2e::wasm();
     let readme = curl::in_readme().replace("/etc/envoy/envoy_healthz.wasm", wasm.to_str().unwrap());
     fs::write(folder.path().join("envoy.yaml"), readme).unwrap();
     for sums in ["SHA256SUMS", "dist/release/SHA256SUMS"] {

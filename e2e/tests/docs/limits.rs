@@ -288,7 +288,7 @@ pub fn operations() -> Vec<(&'static str, String)> {
     vec![(
         page,
         format!(
-            "as 200, {} as 503); up to {late} ms late",
+            "as 200, {} as 503); up to {late} ms late, module: with the next probe after that",
             Code::Unavailable as i32
         ),
     )]
