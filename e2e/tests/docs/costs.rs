@@ -18,7 +18,7 @@ pub fn costs() -> Vec<(&'static str, String)> {
             "worker's CPU an answer: {who}, 0 other clusters, 50 connections"
         ))
     };
-    let (age, module) = ("age_250 / built_in", "module / built_in");
+    let age = "age_250 / built_in";
     let (wasm, native) = (
         "envoy-healthz, max_age_ms 250",
         "envoy-healthz, native module",
@@ -33,10 +33,11 @@ pub fn costs() -> Vec<(&'static str, String)> {
         "under {:.0} MB",
         module_memory.into_iter().fold(0.0, f64::max).ceil()
     );
-    let quiet = |connections, cell| {
-        let part = probes(connections, "the same without the drain filters", cell);
-        format!("{:.2} times", part / probes(connections, BUILT_IN, cell))
+    let beside = |who, connections, cell| {
+        let part = probes(connections, who, cell) / probes(connections, BUILT_IN, cell);
+        format!("{part:.2} times")
     };
+    let without_drain = "the same without the drain filters";
     let many = "p50: age_250 / lua, 1000 other clusters, 1 connections";
     let date = found("docs/dev/bench.md", r"on (\d{4}-\d\d-\d\d) with");
     let envoy = found("docs/dev/bench.md", r"with Envoy ([\d.]+),");
@@ -62,7 +63,7 @@ pub fn costs() -> Vec<(&'static str, String)> {
         (page, format!("two cores with Envoy {envoy}")),
         (
             page,
-            format!("one connection | {} | {} |", p50(age), p50(module)),
+            format!("one connection | {} | {} |", p50(age), beside(native, 1, 3)),
         ),
         (
             page,
@@ -70,7 +71,7 @@ pub fn costs() -> Vec<(&'static str, String)> {
                 "50 connections | {}, about {} | {}, about {} |",
                 rate(age),
                 a_second(wasm),
-                rate(module),
+                beside(native, 50, 5),
                 a_second(native)
             ),
         ),
@@ -141,9 +142,9 @@ pub fn costs() -> Vec<(&'static str, String)> {
             how,
             format!(
                 "| the native module | {} | {} | {} ({} µs more) |",
-                p50(module),
-                rate(module),
-                cpu(module),
+                beside(native, 1, 3),
+                beside(native, 50, 5),
+                beside(native, 50, 6),
                 more(native)
             ),
         ),
@@ -151,9 +152,9 @@ pub fn costs() -> Vec<(&'static str, String)> {
             how,
             format!(
                 "| the same without the drain filters | {} | {} | {} |",
-                quiet(1, 3),
-                quiet(50, 5),
-                quiet(50, 6)
+                beside(without_drain, 1, 3),
+                beside(without_drain, 50, 5),
+                beside(without_drain, 50, 6)
             ),
         ),
         (how, format!("took {} as long", p50("age_250 / lua"))),
