@@ -23,6 +23,7 @@ pub fn costs() -> Vec<(&'static str, String)> {
         "envoy-healthz, max_age_ms 250",
         "envoy-healthz, native module",
     );
+    let instructions = |who: &str| claim(&format!("instructions of a probe: {who} / floor"));
     let a_second = |who| thousands((probes(50, who, 5) / 1000.0).round() as u64 * 1000);
     let micros = |who| probes(50, who, 6);
     let more = |who| format!("{:.0}", micros(who) - micros(BUILT_IN));
@@ -61,6 +62,15 @@ pub fn costs() -> Vec<(&'static str, String)> {
     let drain = row("pod drained: `/healthcheck/fail`, 4 s, SIGTERM");
     vec![
         (page, format!("two cores with Envoy {envoy}")),
+        (
+            page,
+            format!(
+                "`direct_response` | {:.2} times | {:.2} times; {:.2} without the drain filters |",
+                instructions("from_memory"),
+                instructions("module"),
+                instructions("module_no_drain")
+            ),
+        ),
         (
             page,
             format!("one connection | {} | {} |", p50(age), beside(native, 1, 3)),
