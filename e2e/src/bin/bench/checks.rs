@@ -10,7 +10,7 @@ use e2e::{eventually, free_port, module};
 use serde_json::{Value, json};
 
 use crate::Plan;
-use crate::load::{Load, Series, measured, unmeasured};
+use crate::load::{Load, Series, in_any_order, measured, unmeasured};
 use crate::statistics::quantile;
 
 pub const CHECKS: [(&str, &str); 2] = [
@@ -43,7 +43,7 @@ pub async fn measure(plan: &Plan) -> Vec<Series> {
     }
     let mut all = unmeasured(&CHECKS, 0);
     for round in 0..plan.rounds {
-        for series in &mut all {
+        for series in in_any_order(&mut all) {
             let found = ports.iter().find(|(key, _)| *key == series.subject);
             let (_, port) = found.expect("a port");
             let seconds = plan.seconds(series.connections);

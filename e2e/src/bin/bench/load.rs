@@ -117,3 +117,10 @@ end
         ..Load::default()
     }
 }
+
+/// In another order each time: what drifts on the machine, and what a load leaves behind, meets each of them alike.
+pub fn in_any_order(all: &mut [Series]) -> Vec<&mut Series> {
+    let mut order: Vec<_> = all.iter_mut().collect();
+    fastrand::shuffle(&mut order);
+    order
+}

@@ -3,7 +3,7 @@
 use e2e::TcpHost;
 
 use crate::Plan;
-use crate::load::{Series, unmeasured};
+use crate::load::{Series, in_any_order, unmeasured};
 use crate::subjects::{Bench, SUBJECTS};
 
 /// How many clusters there are that no endpoint has.
@@ -27,7 +27,7 @@ async fn measure_with(plan: &Plan, others: usize) -> Vec<Series> {
     let background = Bench::start(others, backend, |subject| subject == "background").await;
     let mut all = unmeasured(&SUBJECTS, others);
     for round in 0..plan.rounds {
-        for series in &mut all {
+        for series in in_any_order(&mut all) {
             let seconds = plan.seconds(series.connections);
             let load = match series.subject {
                 "lua" => {

@@ -5,7 +5,7 @@ use e2e::free_port;
 use serde_json::{Value, json};
 
 use crate::Plan;
-use crate::load::{Series, load, unmeasured};
+use crate::load::{Series, in_any_order, load, unmeasured};
 use crate::subjects::{admin_cluster, filter, ok_route};
 
 pub const TRAFFIC: [(&str, &str); 3] = [
@@ -28,11 +28,7 @@ pub async fn measure(plan: &Plan) -> Vec<Series> {
     let mut all = unmeasured(&TRAFFIC, 0);
     let rounds = if plan.quick { 1 } else { 2 * plan.rounds };
     for round in 0..rounds {
-        // In another order each time, so that whatever drifts on the machine meets each of them alike.
-        let mut order: Vec<_> = (0..all.len()).collect();
-        order.rotate_left(round % TRAFFIC.len());
-        for index in order {
-            let series = &mut all[index];
+        for series in in_any_order(&mut all) {
             let found = ports.iter().find(|(key, _)| *key == series.subject);
             let (_, port) = found.expect("a port");
             let seconds = plan.seconds(series.connections);
