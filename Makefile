@@ -43,7 +43,7 @@ run: demo-build ## the same left running, for your own curl and grpcurl
 demo-build: $(FILTER) envoy
 	cargo build --quiet --locked --package e2e --bin demo --package echo-server --bin echo-server
 
-test: build promtool grpc-python ## every test
+test: build promtool grpc-python gke-tools ## every test
 	cargo test --locked --workspace
 
 # The static backend and the filter, which docker-compose.yml mounts and builds from.
@@ -179,16 +179,13 @@ bench: build bench-tools ## the filter beside Envoy's own and the Lua script, me
 	$(if $(BENCH),,cargo build --quiet --locked --release --package echo-server)
 	target/debug/bench $(BENCH)
 
-lint: tools gke-tools wasm envoy ## formatting, clippy, and what the documents name
+lint: tools ## formatting, clippy, arrows, workflows
 	cargo fmt --all --check
 	cargo fmt --manifest-path e2e/fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- --deny warnings
 	@# The tests that `cargo test` leaves out.
-	cargo clippy --locked --package e2e --test compose --test docs --test release -- --deny warnings
+	cargo clippy --locked --package e2e --test compose --test release -- --deny warnings
 	cargo clippy --locked --package envoy-healthz --target wasm32-wasip1 -- --deny warnings
-	cargo test --quiet --locked --package e2e --test docs
-	@# No error and no warning in what we ship and show.
-	cargo test --quiet --locked --package healthz-doctor --test shipped --test command
 	@$(ARROWS)
 	@$(MAKE) --no-print-directory lint-workflows
 

@@ -1,5 +1,4 @@
 //! Every configuration that we ship, and every whole one in the documents, has no error and no warning.
-//! `make lint` runs this.
 
 // As in any test, a fault is a panic.
 #![allow(clippy::unwrap_used, clippy::panic)]

@@ -5,6 +5,7 @@
 //! Checks are counted here, and what has come is handed over by one that finds the last time
 //! [`HAND_OVER`] ago: at once where probes are rare, and twenty times a second in a flood.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use healthz_core::answer::Outcome;
@@ -13,6 +14,7 @@ use healthz_core::config::{Endpoint, FilterName};
 use healthz_core::judgement::Health;
 
 use crate::envoy::{Metric, Request, Setup};
+use crate::shared::Shared;
 
 /// How long what is counted may wait for the next probe or Check, in milliseconds.
 const HAND_OVER: u64 = 50;
@@ -38,9 +40,14 @@ struct EndpointStats {
     path: String,
     /// Whether a gRPC service has it.
     is_checked: bool,
-    /// What is not handed over yet of each [`COUNTED`].
-    waiting: [AtomicU64; COUNTED.len()],
+    waiting: Arc<Waiting>,
 }
+
+/// What is not handed over yet of each [`COUNTED`], of whichever configuration: what one leaves when it ends, the
+/// next one of the same name and path hands over.
+type Waiting = [AtomicU64; COUNTED.len()];
+
+static WAITING: Shared<(String, String), Waiting> = Shared::empty();
 
 /// How a probe or a Check was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +73,7 @@ impl Stats {
         let endpoint = |(index, endpoint): (usize, &Endpoint)| EndpointStats {
             path: endpoint.label(),
             is_checked: config.services.values().any(|&of| of == index),
-            waiting: Default::default(),
+            waiting: WAITING.of((config.name.to_string(), endpoint.path.clone())),
         };
         let endpoints = config.endpoints.iter().enumerate();
         Self {
@@ -104,7 +111,7 @@ impl Stats {
 
     fn hand_over(&self, request: &dyn Request) {
         for endpoint in &self.endpoints {
-            for ((what, label), waiting) in COUNTED.iter().zip(&endpoint.waiting) {
+            for ((what, label), waiting) in COUNTED.iter().zip(endpoint.waiting.iter()) {
                 if waiting.load(Ordering::Relaxed) == 0 {
                     continue;
                 }

@@ -1,4 +1,4 @@
-//! The documents. `make lint` runs this.
+//! The documents.
 //!
 //! - [`names`]: links, files, targets of the Makefile
 //! - [`commands`], [`programs`], [`curl`]: commands
