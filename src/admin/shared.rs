@@ -95,9 +95,9 @@ mod tests {
             ("990", 1000, free("1090")),
             ("900", 1000, free("1100")),
             ("1", 1000, free("1100")),
-            // Of another configuration, whose interval is longer.
-            // By a worker whose clock was ahead.
+            // By a worker that has read the clock later.
             ("1101", 1000, Lease::Taken(101)),
+            // Of another configuration, whose interval is longer.
             ("1201", 1000, free("1100")),
         ] {
             assert_eq!(lease(record.as_bytes(), now, 100), expected, "{record:?}");
