@@ -7,7 +7,7 @@ use reqwest::{Client, Method, RequestBuilder, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufStream};
 use tokio::net::TcpStream;
 
-use crate::{DEADLINE, eventually};
+use crate::{DEADLINE, eventually, until};
 
 /// How long a prober waits for an answer, where a test does not say otherwise: an Envoy that stands still with
 /// its machine for a while goes on and answers.
@@ -166,6 +166,16 @@ pub async fn probe_at_once(port: u16, count: usize) -> Vec<u16> {
         answers.push(probe.await.expect("an answer"));
     }
     answers
+}
+
+/// Polls `/healthz` in the clear until all workers give this status: one that was told of a change first
+/// answers for itself alone.
+pub async fn wait_on_all_workers(port: u16, status: u16) {
+    let what = format!("/healthz on port {port} is {status} on all workers");
+    until(&what, async || {
+        probe_at_once(port, 20).await == [status; 20]
+    })
+    .await;
 }
 
 /// A connection to a port of 127.0.0.1, for requests byte by byte and for a prober that stays on the
