@@ -1,6 +1,7 @@
 //! The native module in Envoy configurations.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -29,6 +30,11 @@ fn built(folder: PathBuf, command: &str) -> PathBuf {
 /// Where Envoy looks for modules in every test; [`folder`] says whether one is there.
 pub fn search_path() -> PathBuf {
     root().join("dist")
+}
+
+/// Waits until the module hands over what it has counted with the next probe: it does so 50 ms after it last did.
+pub async fn wait_to_count() {
+    tokio::time::sleep(Duration::from_millis(60)).await;
 }
 
 /// How the module is named in a filter's configuration.

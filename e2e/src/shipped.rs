@@ -39,13 +39,15 @@ pub fn on_ports<const N: usize>(config: &str, ports: [(&str, u16); N]) -> String
 /// A configuration, but that a backend or an admin is waited for longer: one that a slow machine holds up is not
 /// unhealthy.
 pub fn patient(config: &str) -> String {
-    config
+    let patient = config
         .replace("{timeout: 1s,", "{timeout: 20s,")
         .replace(" timeout: 1s\n", " timeout: 20s\n")
         .replace(
             "\"admin_cluster\": \"local_admin\",",
             "\"admin_cluster\": \"local_admin\", \"admin_timeout_ms\": 30000,",
-        )
+        );
+    assert_ne!(patient, config, "nothing in it waits");
+    patient
 }
 
 /// The same with a free port for each address; gives those too.

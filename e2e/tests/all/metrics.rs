@@ -1,10 +1,10 @@
 //! Metrics as Prometheus gets them, and the alerts of `envoy/monitoring/rules.yaml` on them.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use e2e::config::{Config, cluster, with_tcp_check};
 use e2e::envoy::Envoy;
+use e2e::module::wait_to_count;
 use e2e::prober::Prober;
 use e2e::prometheus::{alerts, readable, series, test_rules};
 use e2e::xds::Lds;
@@ -144,8 +144,7 @@ async fn the_text_is_valid_whichever_paths(build: Build) {
             probe(port, path, status).await;
         }
     }
-    // The module counts probes with the first one that comes 50 ms after it did so last.
-    tokio::time::sleep(Duration::from_millis(60)).await;
+    wait_to_count().await;
     for (port, (_, _, status, _)) in filters {
         probe(port, "/last", status).await;
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use e2e::config::{Config, cluster, with_tcp_check};
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin, HEALTHY, envoy_with_fake, healthy};
+use e2e::module::wait_to_count;
 use e2e::prober::{Connection, Prober, probe_at_once};
 use e2e::{Build, TcpHost, free_port, timed, until};
 use reqwest::Method;
@@ -147,14 +148,13 @@ async fn logs_and_stats(build: Build) {
                 .await
                 .into_iter()
                 .for_each(&mut count);
-            tokio::time::sleep(Duration::from_millis(60)).await;
+            wait_to_count().await;
         }
     }
     for _ in 0..4 {
         envoy.prober.send(Method::POST, "/healthz", &[]).await;
     }
-    // The module counts probes with the first one that comes 50 ms after it did so last.
-    tokio::time::sleep(Duration::from_millis(60)).await;
+    wait_to_count().await;
     envoy.get("/livez").await;
     let failed = format!(": 127.0.0.1:{live} failed_active_hc");
     check_log(&envoy, build.of_hosts(&failed));
