@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::config::Config;
 use crate::envoy::Envoy;
-use crate::{Build, free_port};
+use crate::{Build, free_port, listen};
 
 /// What a [`FakeAdmin`] does with each request.
 #[derive(Debug, Clone)]
@@ -78,9 +78,7 @@ impl FakeAdmin {
 
     /// The same on this port.
     pub async fn start_on(port: u16, does: Does) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", port))
-            .await
-            .expect("a free port");
+        let listener = listen(port).await;
         let now = Arc::new(Now {
             does: Mutex::new(does),
             requests: AtomicUsize::new(0),

@@ -23,11 +23,10 @@ pub mod truth;
 pub mod xds;
 
 pub use build::Build;
-pub use ports::{dead_port, free_port};
+pub use ports::{dead_port, free_port, listen};
 pub use prober::{exchange, exchange_to_end};
 pub use stalls::timed;
 
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
@@ -118,9 +117,7 @@ impl TcpHost {
 
     /// Starts it on this port of 127.0.0.1; it stops when it is dropped.
     pub async fn start(port: u16) -> Self {
-        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-            .await
-            .expect("a free port");
+        let listener = listen(port).await;
         Self(tokio::spawn(async move {
             while let Ok(connection) = listener.accept().await {
                 drop(connection);

@@ -4,12 +4,15 @@
 //! A process locks a file for each block of ports that it takes, until it ends.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use tokio::net::TcpSocket;
+use tokio::net::{TcpListener, TcpSocket};
+
+use crate::eventually;
 
 /// From below the range that the kernel gives to clients.
 const ALL: Range<u16> = 10_000..30_000;
@@ -31,6 +34,15 @@ struct Ports {
 pub fn free_port() -> u16 {
     let mut ours = OURS.lock().unwrap_or_else(PoisonError::into_inner);
     ours.next(&folder())
+}
+
+/// Listens on a port. Who listened there before may be about to stop, and a process that begins holds a copy of each
+/// of our sockets for a moment.
+pub async fn listen(port: u16) -> TcpListener {
+    eventually(&format!("port {port} is free"), async || {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.ok()
+    })
+    .await
 }
 
 /// A port that nobody will ever listen on: connections are refused.
@@ -67,7 +79,9 @@ impl Ports {
                 self.lock_a_block(folder);
                 continue;
             };
-            if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            // Not bound to see it: a process that begins just then would hold a copy of the socket.
+            let found = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+            if found.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
                 return port;
             }
         }
@@ -97,8 +111,9 @@ impl Ports {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::io::ErrorKind;
-    use std::net::TcpStream;
+    use std::net::TcpListener;
+    use std::process::Command;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
 
@@ -123,6 +138,27 @@ mod tests {
         }
         let full = std::panic::catch_unwind(move || all(&mut other));
         assert!(full.is_err());
+    }
+
+    /// A process that begins has a copy of each of our sockets for a moment.
+    #[test]
+    fn a_process_that_begins_takes_no_port() {
+        let mut ports = Ports::none();
+        let busy = AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while busy.load(Ordering::Relaxed) {
+                    let begun = Command::new("true").current_dir("/").status();
+                    assert!(begun.unwrap().success());
+                }
+            });
+            let taken = (0..2000).find_map(|_| {
+                let address = (Ipv4Addr::LOCALHOST, ports.next(&folder()));
+                TcpListener::bind(address).err()
+            });
+            busy.store(false, Ordering::Relaxed);
+            assert_eq!(taken.map(|error| error.kind()), None);
+        });
     }
 
     #[test]

@@ -12,13 +12,12 @@ use e2e::config::{Config, cluster, listener_with_routes, manager};
 use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin, HEALTHY};
 use e2e::prober::Connection;
-use e2e::{Build, free_port, until};
+use e2e::{Build, free_port, listen, until};
 use http_body::{Frame, SizeHint};
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Body, Client, Version};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
@@ -38,7 +37,7 @@ struct Route {
 impl Route {
     async fn start() -> Self {
         let port = free_port();
-        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        let listener = listen(port).await;
         let requests = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&requests);
         let server = tokio::spawn(async move {
