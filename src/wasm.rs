@@ -348,7 +348,10 @@ fn send(response: &Response) {
                 Outcome::Health(Health::Healthy) => (GrpcStatusCode::Ok, ""),
                 _ => (GrpcStatusCode::Unavailable, "unavailable"),
             };
-            raw::send_local_response(200, details, &[], message, Some(status as i32));
+            // Envoy makes a gRPC status of it, with 200, but not for `application/grpc;…`: there the HTTP status
+            // speaks.
+            let http = response.outcome.status();
+            raw::send_local_response(http, details, &[], message, Some(status as i32));
         }
     }
 }

@@ -67,7 +67,8 @@ impl<'a> Probe<'a> {
     }
 }
 
-/// As Envoy's `Grpc::Common::hasGrpcContentType`: `application/grpc`, whole or with `+` or `;` behind.
+/// `application/grpc`, whole or with `+` or `;` behind, as gRPC's servers take it. To Envoy (1.36 to 1.40,
+/// `Grpc::Common::hasGrpcContentType`) the last is no gRPC.
 pub fn is_grpc(content_type: &[u8]) -> bool {
     content_type
         .strip_prefix(b"application/grpc")

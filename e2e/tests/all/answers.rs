@@ -175,6 +175,21 @@ async fn grpc_status(build: Build) {
             assert_eq!(answer.header("grpc-message"), message);
         }
     }
+    // Envoy makes no gRPC status for these: of the wasm's answers the HTTP status speaks.
+    for content_type in ["application/grpc;x", "application/grpc; charset=utf-8"] {
+        for (path, http, status) in [("/up", 200, "0"), ("/plain", 503, "14")] {
+            for method in [Method::GET, Method::POST] {
+                let header = ("content-type", content_type);
+                let answer = setup.send(method, path, header).await;
+                let seen = (answer.status, answer.header("grpc-status"));
+                let expected = match build {
+                    Build::Wasm => (http, None),
+                    Build::Module => (200, Some(status)),
+                };
+                assert_eq!(seen, expected, "{content_type} {path}");
+            }
+        }
+    }
 }
 
 async fn other_paths_go_on(build: Build) {

@@ -79,6 +79,8 @@ pub const MEASURED: [(&str, &[(&str, &str)]); 8] = [
                 "docs/module.md",
                 "Envoy 1.36 and 1.37 refuse `metrics_namespace`",
             ),
+            ("docs/module.md", "A hot restart of Envoy 1.38 or 1.39 can"),
+            ("docs/module.md", "use Envoy 1.40 there"),
             ("docs/operations.md", "the module on Envoy 1.38"),
             (
                 "docs/troubleshooting.md",
