@@ -23,7 +23,7 @@ pub mod truth;
 pub mod xds;
 
 pub use build::Build;
-pub use ports::{dead_port, free_port, listen};
+pub use ports::{dead_port, free_port, listen, listen_with_queue};
 pub use prober::{exchange, exchange_to_end};
 pub use stalls::timed;
 

@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
 
@@ -39,8 +40,17 @@ pub fn free_port() -> u16 {
 /// Listens on a port. Who listened there before may be about to stop, and a process that begins holds a copy of each
 /// of our sockets for a moment.
 pub async fn listen(port: u16) -> TcpListener {
+    listen_with_queue(port, 1024).await
+}
+
+/// The same with room for so many connections that nobody has taken yet.
+pub async fn listen_with_queue(port: u16, queue: u32) -> TcpListener {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     eventually(&format!("port {port} is free"), async || {
-        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.ok()
+        let socket = TcpSocket::new_v4().ok()?;
+        socket.set_reuseaddr(true).ok()?;
+        socket.bind(address).ok()?;
+        socket.listen(queue).ok()
     })
     .await
 }
@@ -80,7 +90,8 @@ impl Ports {
                 continue;
             };
             // Not bound to see it: a process that begins just then would hold a copy of the socket.
-            let found = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let found = TcpStream::connect_timeout(&address, Duration::from_secs(1));
             if found.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
                 return port;
             }

@@ -14,7 +14,7 @@ use super::{Deployed, Pod};
 use crate::backend::{ping, tls_channel};
 use crate::config::{Config, address, listener_with_routes, with_https2};
 use crate::envoy::Envoy;
-use crate::{free_port, replace_file, root};
+use crate::{free_port, listen, replace_file, root};
 
 /// How many seconds a call may take at first: what must cost no call must not fail because this machine is slow.
 const CALL_LIMIT: u64 = 10;
@@ -50,9 +50,7 @@ impl Traffic {
         let stop = Arc::new(AtomicBool::new(false));
         let limit = Arc::new(AtomicU64::new(CALL_LIMIT));
         let service = free_port();
-        let listener = TcpListener::bind(("127.0.0.1", service))
-            .await
-            .expect("a free port");
+        let listener = listen(service).await;
         let mut tasks = vec![tokio::spawn(serve(listener, Arc::clone(&pods)))];
         tasks.push(tokio::task::spawn_blocking({
             let (deployed, stop) = (Arc::clone(deployed), Arc::clone(&stop));

@@ -1,8 +1,8 @@
 //! `make bench`: the filter, Envoy's own health_check filter and the Lua script, side by side.
 //!
 //! Each subject is a listener of an Envoy with one worker; they are measured one by one, in
-//! rounds and each time in another order, with `wrk`, gRPC calls with `h2load`. A claim about time is a ratio of two subjects within a round; the median of the
-//! rounds decides.
+//! rounds and each time in another order, with `wrk`, gRPC calls with `h2load`. A claim about time is
+//! a ratio of two subjects within a round; the median of the rounds decides.
 //!
 //! [`subjects`] says what is measured and [`load`] how; then come the measurements, and what is made of
 //! them: [`claims`], [`report`], [`plots`].

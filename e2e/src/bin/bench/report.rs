@@ -43,8 +43,8 @@ fn opening(text: &mut String, plan: &Plan) -> Result {
         "# Benchmark\n\n\
          Made by `{command}` on {} with Envoy {}, one worker where nothing else is said, on {cores} cores of {} \
          that others use too (load average of the last 15 minutes at its end: {}). Rounds: {}, each of {} s \
-         with one connection and {} s with fifty, the subjects in another order each time. Numbers are medians, with the quartiles \
-         of the rounds in brackets; the median decides. Absolute times are this machine's; the ratios are what \
+         with one connection and {} s with fifty, the subjects in another order each time. Numbers are \
+         medians, with the quartiles of the rounds in brackets; the median decides. Absolute times are this machine's; the ratios are what \
          is claimed.",
         jiff::Zoned::now().strftime("%Y-%m-%d"),
         version(),

@@ -10,9 +10,9 @@ use e2e::envoy::Envoy;
 use e2e::fake_admin::{Does, FakeAdmin, healthy};
 use e2e::prober::Prober;
 use e2e::xds::Cds;
-use e2e::{Build, eventually, free_port, until};
+use e2e::{Build, free_port, listen_with_queue, until};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 /// One row: what is broken, and the cause that the log must name.
@@ -224,14 +224,7 @@ impl Running {
 /// The queue of a listener that takes nobody is full: the kernel drops what comes.
 async fn mute(port: u16) -> Stage {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    // Who listened there before may be about to stop.
-    let listener = eventually("the port is free", async || {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_reuseaddr(true).unwrap();
-        socket.bind(address).ok()?;
-        socket.listen(1).ok()
-    })
-    .await;
+    let listener = listen_with_queue(port, 1).await;
     let mut queued = Vec::new();
     let patience = Duration::from_millis(300);
     while let Ok(Ok(stream)) = tokio::time::timeout(patience, TcpStream::connect(address)).await {
